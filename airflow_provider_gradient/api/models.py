@@ -1,0 +1,237 @@
+"""Requests and responses of the model operations of the Gradient API (list, create, get, delete, complete,
+fine-tune).
+
+On the wire names are camelCase and ``null`` means the same as an absent field; in Python they are snake_case.
+Requests are checked strictly and refuse unknown fields, so that a misspelt one is an error and not a silent
+default; responses ignore fields they don't know, so that a server may add some.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from airflow_provider_gradient.api.errors import InvalidRequestError
+
+MAX_GENERATED_TOKENS = 511
+"""The most tokens one completion may ask for; the API wants a number below 512."""
+MAX_RANK = 32
+"""The highest LoRA rank an adapter may have."""
+MAX_CHOICES = 10
+MAX_CHOICE_LENGTH = 32
+"""Choice guidance takes 1 to 10 values of 1 to 32 characters each."""
+
+Capability = Literal["complete", "fineTune", "any"]
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+Choice = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHOICE_LENGTH)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True, frozen=True
+    )
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON body: camelCase, without the fields that are ``None``."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON body: camelCase, without the fields that are ``None``."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+# --- list, create, get -------------------------------------------------------------------------------------
+
+
+class BaseModelInfo(_Response):
+    """A base model: complete with it, or create adapters of it if ``capabilities`` has ``fineTune``."""
+
+    type: Literal["baseModel"] = "baseModel"
+    id: str
+    name: str
+    slug: str
+    capabilities: list[Literal["complete", "fineTune"]]
+
+
+class ModelAdapterInfo(_Response):
+    """A model adapter: LoRA weights over a base model. ``latest_update_time`` is that of its last fine-tune
+    (or of its creation), with a time zone."""
+
+    type: Literal["modelAdapter"] = "modelAdapter"
+    id: str
+    name: str
+    base_model_id: str
+    latest_update_time: datetime
+
+
+ModelInfo = Annotated[BaseModelInfo | ModelAdapterInfo, Field(discriminator="type")]
+
+
+class ModelList(_Response):
+    models: list[ModelInfo]
+
+
+class NewModel(_Request):
+    base_model_id: NonEmpty
+    name: NonEmpty
+
+
+class LoraHyperparameters(_Request):
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK)] | None = None
+
+
+class TrainingArguments(_Request):
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class InitialHyperparameters(_Request):
+    lora_hyperparameters: LoraHyperparameters | None = None
+    training_arguments: TrainingArguments | None = None
+
+
+class CreateModelRequest(_Request):
+    model: NewModel
+    initial_hyperparameters: InitialHyperparameters | None = None
+
+
+class CreatedModel(_Response):
+    id: str
+
+
+# --- complete ----------------------------------------------------------------------------------------------
+
+
+class ChoiceGuidance(_Request):
+    """The completion is one of ``value``: whichever the model holds most likely."""
+
+    type: Literal["choice"] = "choice"
+    value: Annotated[list[Choice], Field(min_length=1, max_length=MAX_CHOICES)]
+
+
+class Rag(_Request):
+    collection_id: NonEmpty
+
+
+class CompleteRequest(_Request):
+    """One completion.
+
+    ``auto_template`` absent means true: the server wraps the query in the base model's recommended template.
+    ``top_p`` applies to what ``top_k`` leaves.
+    """
+
+    query: NonEmpty
+    auto_template: bool | None = None
+    max_generated_token_count: Annotated[int, Field(ge=1, le=MAX_GENERATED_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    guidance: ChoiceGuidance | None = None
+    rag: Rag | None = None
+
+
+class Usage(_Response):
+    """Token counts, an extra of the server in this package: the hosted API reports none."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Completion(_Response):
+    finish_reason: str
+    generated_output: str
+    usage: Usage | None = None
+
+
+# --- fine-tune ---------------------------------------------------------------------------------------------
+
+
+class InputSegment(_Request):
+    """A part of a sample's text; with ``trainable`` false it is context and adds nothing to the loss."""
+
+    value: NonEmpty
+    trainable: bool | None = None
+    parse_special_tokens: bool | None = None
+
+
+class FineTuningParameters(_Request):
+    multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class Sample(_Request):
+    """A text to learn: a plain string, wholly trainable, or segments in order."""
+
+    inputs: NonEmpty | Annotated[list[InputSegment], Field(min_length=1)]
+    fine_tuning_parameters: FineTuningParameters | None = None
+
+    @property
+    def segments(self) -> list[InputSegment]:
+        return [InputSegment(value=self.inputs)] if isinstance(self.inputs, str) else self.inputs
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether any segment adds to the loss."""
+        return any(segment.trainable is not False for segment in self.segments)
+
+
+class FineTuneRequest(_Request):
+    samples: Annotated[list[Sample], Field(min_length=1)]
+
+
+class FineTuneResult(_Response):
+    """``sum_loss`` is the negative log-likelihood summed over the trainable tokens before the update, in nats."""
+
+    number_of_trainable_tokens: int
+    sum_loss: float
+
+    @property
+    def mean_loss(self) -> float:
+        """``sum_loss`` a trainable token, in nats; 0 where there was none."""
+        return self.sum_loss / self.number_of_trainable_tokens if self.number_of_trainable_tokens else 0.0
+
+
+# --- checking ----------------------------------------------------------------------------------------------
+
+RequestT = TypeVar("RequestT", bound=_Request)
+
+
+def build_request(model: type[RequestT], /, **fields: Any) -> RequestT:
+    """A checked request of ``fields``.
+
+    :raises InvalidRequestError: names every field that is wrong, what it must be, and what it was.
+    """
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise InvalidRequestError(describe_validation_error(error)) from None
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """One line that names each wrong field by its path, such as ``samples[2].inputs: ...``."""
+    lines: dict[str, None] = {}
+    for detail in error.errors(include_url=False, include_context=False):
+        given = detail["input"]
+        shown = "" if detail["type"] == "missing" or isinstance(given, dict | list) else f" (got {_short(given)})"
+        lines[f"{_field_path(detail['loc'])}: {detail['msg']}{shown}"] = None
+    return "; ".join(lines)
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif "[" not in part and part not in ("str", "list"):  # leaves out the names of a union's branches
+            path += f".{part}" if path else part
+    return path or "body"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
