@@ -79,15 +79,21 @@ class ApiError(GradientError):
         self.payload = payload
         self.retry_after = retry_after
 
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON body of the error: message, type and payload where there are such."""
+        fields = {"message": self.message, "type": self.type, "payload": self.payload}
+        return {name: value for name, value in fields.items() if value is not None}
+
     def __str__(self) -> str:
         return f"{self.message} (HTTP {self.status}{f', {self.type}' if self.type else ''})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.__class__, self.message, self.status, self.type, self.payload, self.retry_after)
+        return _rebuild, (type(self), self.args[0], dict(self.__dict__))
 
 
-def _rebuild(cls: type[ApiError], message: str, status: int, type: str | None, payload: Any, retry: Any) -> ApiError:
-    return cls(message, status=status, type=type, payload=payload, retry_after=retry)
+def _rebuild(cls: type[ApiError], message: str, fields: dict[str, Any]) -> ApiError:
+    fields.pop("message")
+    return cls(message, **fields)
 
 
 class BadRequestError(ApiError):

@@ -11,7 +11,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from airflow_provider_gradient.api.errors import InvalidRequestError
@@ -164,14 +172,26 @@ class FineTuningParameters(_Request):
     multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
+def _form_of_inputs(value: object) -> str:
+    return "[text]" if isinstance(value, str) else "[segments]"
+
+
+Inputs = Annotated[
+    Annotated[NonEmpty, Tag("[text]")]
+    | Annotated[list[InputSegment], Field(min_length=1), Tag("[segments]")],
+    Discriminator(_form_of_inputs),
+]
+
+
 class Sample(_Request):
     """A text to learn: a plain string, wholly trainable, or segments in order."""
 
-    inputs: NonEmpty | Annotated[list[InputSegment], Field(min_length=1)]
+    inputs: Inputs
     fine_tuning_parameters: FineTuningParameters | None = None
 
     @property
     def segments(self) -> list[InputSegment]:
+        """The inputs as segments; a plain string is one trainable segment."""
         return [InputSegment(value=self.inputs)] if isinstance(self.inputs, str) else self.inputs
 
     @property
@@ -185,7 +205,7 @@ class FineTuneRequest(_Request):
 
 
 class FineTuneResult(_Response):
-    """``sum_loss`` is the negative log-likelihood summed over the trainable tokens before the update, in nats."""
+    """``sum_loss`` is the negative log-likelihood over the trainable tokens before the update, in nats."""
 
     number_of_trainable_tokens: int
     sum_loss: float
@@ -217,7 +237,9 @@ def describe_validation_error(error: ValidationError) -> str:
     lines: dict[str, None] = {}
     for detail in error.errors(include_url=False, include_context=False):
         given = detail["input"]
-        shown = "" if detail["type"] == "missing" or isinstance(given, dict | list) else f" (got {_short(given)})"
+        shown = (
+            "" if detail["type"] == "missing" or isinstance(given, dict | list) else f" (got {_short(given)})"
+        )
         lines[f"{_field_path(detail['loc'])}: {detail['msg']}{shown}"] = None
     return "; ".join(lines)
 
@@ -227,7 +249,7 @@ def _field_path(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif "[" not in part and part not in ("str", "list"):  # leaves out the names of a union's branches
+        elif not part.startswith("["):  # a tag of a union's branch
             path += f".{part}" if path else part
     return path or "body"
 
