@@ -1,0 +1,47 @@
+"""Rows in and rows out: inline or JSON lines, on any path.
+
+A dataset is never held in memory: it is read row by row, and what is written appears whole or not at all, so
+that a reader never sees half of an output. Rows are named by their index, counted from 0.
+"""
+
+from airflow_provider_gradient.datasets.errors import DatasetError
+from airflow_provider_gradient.datasets.jsonl import dump_row
+from airflow_provider_gradient.datasets.paths import (
+    PathLike,
+    StoredPath,
+    as_path,
+    beside,
+    local_path,
+    remove,
+    replacing,
+)
+from airflow_provider_gradient.datasets.rows import (
+    Dataset,
+    describe_row,
+    describe_source,
+    fingerprint,
+    is_inline,
+    read_rows,
+    write_rows,
+)
+from airflow_provider_gradient.datasets.templates import RowTemplate
+
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "PathLike",
+    "RowTemplate",
+    "StoredPath",
+    "as_path",
+    "beside",
+    "describe_row",
+    "describe_source",
+    "dump_row",
+    "fingerprint",
+    "is_inline",
+    "local_path",
+    "read_rows",
+    "remove",
+    "replacing",
+    "write_rows",
+]
