@@ -24,7 +24,7 @@ from airflow_provider_gradient.datasets.rows import (
     read_rows,
     write_rows,
 )
-from airflow_provider_gradient.datasets.templates import RowTemplate
+from airflow_provider_gradient.datasets.templates import RowTemplate, column_value
 
 __all__ = [
     "Dataset",
@@ -34,6 +34,7 @@ __all__ = [
     "StoredPath",
     "as_path",
     "beside",
+    "column_value",
     "describe_row",
     "describe_source",
     "dump_row",

@@ -24,3 +24,44 @@ class RowTemplate:
     def __init__(self, text: str, *, name: str = "prompt_template") -> None:
         # Imported here since it takes most of a second, and DAG files are parsed often.
         from langchain_core.prompts import PromptTemplate
+
+        self.text = text
+        self._name = name
+        try:
+            self.columns: tuple[str, ...] = tuple(PromptTemplate.from_template(text).input_variables)
+        except ValueError as error:
+            raise DatasetError(f"{name} is no template: {error}") from None
+        if not self.columns:
+            raise DatasetError(f"{name} names no column, so every row would give the same text: {text!r}")
+        if bad := [column for column in self.columns if not column or "." in column or "[" in column]:
+            raise DatasetError(
+                f"{name}: {{{bad[0]}}} names no column; write {{column}}, and {{{{ for a brace"
+            )
+
+    def render(self, row: Mapping[str, Any], where: str) -> str:
+        """The text for ``row``.
+
+        :param where: the words for the row in the message.
+        :raises DatasetError: a column is missing or null; the message has the columns there are.
+        """
+        for column in self.columns:
+            column_value(row, column, where=where, parameter=self._name)
+        try:
+            return self.text.format_map(row)
+        except (ValueError, TypeError) as error:
+            raise DatasetError(f"{where}: {self._name} can't be filled in: {error}") from None
+
+
+def column_value(row: Mapping[str, Any], column: str, *, where: str, parameter: str) -> Any:
+    """What ``row`` has in ``column``.
+
+    :param where: the words for the row in the message.
+    :param parameter: the parameter that asks for the column, for the message.
+    :raises DatasetError: the column is missing or null.
+    """
+    if column not in row:
+        there = ", ".join(repr(name) for name in row) or "none"
+        raise DatasetError(f"{where} has no column {column!r}, which {parameter} names; its columns: {there}")
+    if row[column] is None:
+        raise DatasetError(f"{where}: column {column!r}, which {parameter} names, is null")
+    return row[column]
