@@ -27,7 +27,7 @@ tiny-model: ## train the built-in model anew (ten minutes)
 	@$(RUN) scripts/install dev && .venv/bin/python scripts/tiny_model/train.py
 
 screenshots: ## take the documentation's pictures from a running Airflow (needs chromium)
-	@$(RUN) scripts/install dev && .venv/bin/python scripts/screenshots.py
+	@$(RUN) scripts/install docs && .venv/bin/python scripts/screenshots.py
 
 clean: ## remove .venv, the demo's folder and caches
 	@$(RUN) rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

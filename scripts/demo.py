@@ -1,0 +1,211 @@
+"""The demo: a Gradient server and an Airflow of its own, the notebook's story, and the improvement loop.
+
+Everything it makes lies in ``.demo/`` under the checkout and is made anew at each run. It prints one line a step and
+at the end a table of the loop's rounds; it exits with 1 if a DAG failed or the last round is no better than the
+first. What it started it stops, also on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / ".demo"
+OUTPUT = DEMO / "output"
+DATABASE = DEMO / "airflow" / "airflow.db"
+NOTEBOOK = "example_gradient_notebook"
+LOOP = "example_gradient_improvement_loop"
+FINAL_STATES = ("success", "failed", "skipped", "upstream_failed", "removed")
+
+
+def main() -> int:
+    """Run it all; the exit code."""
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    make_empty(DEMO)
+    say("Gradient server", "starting")
+    with gradient_server() as connection:
+        say("Gradient server", f"serves {connection['GRADIENT_API_URL']}")
+        environment = airflow_environment(connection)
+        run(["db", "migrate"], environment, DEMO / "airflow-migrate.log")
+        say("Airflow", f"has its home in {shown(DEMO / 'airflow')}")
+        dags_started = time.monotonic()
+        notebook_passed = run_dag(NOTEBOOK, environment)
+        loop_passed = run_dag(LOOP, environment)
+        dag_seconds = time.monotonic() - dags_started
+    if not (notebook_passed and loop_passed):
+        print(f"\nA DAG failed; see the logs in {shown(DEMO)}.")
+        return 1
+    rounds = json.loads((OUTPUT / LOOP / "summary.json").read_text())["rounds"]
+    print_notebook()
+    print_rounds(rounds)
+    print_files()
+    print(f"\nThe two DAGs took {dag_seconds:.0f} s, all of it {time.monotonic() - started:.0f} s.")
+    return 0 if is_better(rounds[-1], rounds[0]) else 1
+
+
+@contextmanager
+def gradient_server() -> Iterator[dict[str, str]]:
+    """A Gradient server on a free loopback port; yields the environment variables that a client needs."""
+    log = (DEMO / "server.log").open("wb")
+    command = [sys.executable, "-m", "airflow_provider_gradient.server", "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--data-dir", str(DEMO / "server")], cwd=ROOT, env=clean_environment(), stdout=log, stderr=log
+    )
+    try:
+        yield wait_for_credentials(server)
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+
+
+def wait_for_credentials(server: subprocess.Popen[bytes]) -> dict[str, str]:
+    """What the server writes for its clients once it answers."""
+    path = DEMO / "server" / "credentials.env"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        if path.exists() and "serves" in (DEMO / "server.log").read_text():
+            lines = path.read_text().replace("export ", "").splitlines()
+            return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        time.sleep(0.1)
+    sys.exit(f"The Gradient server did not start; see {shown(DEMO / 'server.log')}")
+
+
+def airflow_environment(connection: dict[str, str]) -> dict[str, str]:
+    """Airflow with its home in ``.demo``, the example DAGs, and the Gradient connection in a variable."""
+    return clean_environment() | {
+        "AIRFLOW_HOME": str(DEMO / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_GRADIENT_DEFAULT": json.dumps(
+            {
+                "conn_type": "gradient",
+                "host": connection["GRADIENT_API_URL"],
+                "password": connection["GRADIENT_ACCESS_TOKEN"],
+                "extra": {"workspace_id": connection["GRADIENT_WORKSPACE_ID"]},
+            }
+        ),
+    }
+
+
+def clean_environment() -> dict[str, str]:
+    """The user's environment without what would point Airflow or the client elsewhere, or slow the start."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AIRFLOW", "GRADIENT_")) and name != "PYTHONDONTWRITEBYTECODE"
+    }
+
+
+def run(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    """One Airflow command, its output in a file; ends the demo if it fails."""
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
+    if code.returncode:
+        sys.exit(f"airflow {' '.join(arguments)} failed; see {shown(log)}")
+
+
+def run_dag(dag_id: str, environment: dict[str, str]) -> bool:
+    """Runs a DAG once and prints a line for each task that ends; whether the DAG run succeeded."""
+    print(f"\n{dag_id}")
+    conf = json.dumps({"output_dir": str(OUTPUT / dag_id)})
+    command = [sys.executable, "-m", "airflow", "dags", "test", dag_id, "--conf", conf]
+    with (DEMO / f"{dag_id}.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            told: set[tuple[str, int]] = set()
+            while process.poll() is None:
+                tell_finished_tasks(dag_id, told)
+                time.sleep(0.5)
+            tell_finished_tasks(dag_id, told)
+        finally:
+            process.terminate()
+            process.wait()
+    states = query("select state from dag_run where dag_id = ?", dag_id)
+    return bool(states) and states[-1][0] == "success"
+
+
+def tell_finished_tasks(dag_id: str, told: set[tuple[str, int]]) -> None:
+    """A line for each task instance that ended since the last call."""
+    for task_id, map_index, state, seconds in query(
+        "select task_id, map_index, state, (julianday(end_date) - julianday(start_date)) * 86400"
+        " from task_instance where dag_id = ? order by end_date",
+        dag_id,
+    ):
+        if state in FINAL_STATES and (task_id, map_index) not in told:
+            told.add((task_id, map_index))
+            name = task_id if map_index < 0 else f"{task_id}[{map_index}]"
+            say(name, state if seconds is None else f"{state} in {seconds:.1f} s")
+
+
+def query(sql: str, *parameters: str) -> list[tuple[Any, ...]]:
+    """Rows of Airflow's metadata database, which is only read here."""
+    with sqlite3.connect(f"{DATABASE.as_uri()}?mode=ro", uri=True, timeout=30) as database:
+        return database.execute(sql, parameters).fetchall()
+
+
+def print_rounds(rounds: list[dict[str, Any]]) -> None:
+    """The loop's table."""
+    sets = {"tuned": "tuned questions", "paraphrase": "paraphrases", "old": "old facts"}
+    print("\nExact match with its 95 % interval, by round (0 is the base model)")
+    print(f"{'round':<7}" + "".join(f"{title:<24}" for title in sets.values()) + f"{'loss':<8}{'seconds':<9}kept")
+    for row in rounds:
+        cells = "".join(f"{interval(row['exact_match'][name]):<24}" for name in sets)
+        loss = "-" if row["mean_loss"] is None else f"{row['mean_loss']:.3f}"
+        print(f"{row['round']:<7}{cells}{loss:<8}{row['seconds']:<9.1f}{'yes' if row['accepted'] else 'no'}")
+
+
+def interval(metric: dict[str, float]) -> str:
+    """``91.3 % (85.1-95.0)``."""
+    value, low, high = (100 * metric[name] for name in ("value", "low", "high"))
+    return f"{value:5.1f} % ({low:.1f}-{high:.1f})"
+
+
+def print_files() -> None:
+    """The files that the DAGs wrote."""
+    print("\nFiles")
+    for path in sorted(path for path in OUTPUT.rglob("*") if path.is_file()):
+        print(f"  {shown(path)}")
+
+
+def is_better(last: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Whether the last round answers more of the tuned questions than the first."""
+    return bool(last["exact_match"]["tuned"]["value"] > first["exact_match"]["tuned"]["value"])
+
+
+def say(step: str, what: str) -> None:
+    """One line, at once."""
+    print(f"  {step:<44} {what}", flush=True)
+
+
+def shown(path: Path) -> str:
+    """A path as seen from the checkout."""
+    return str(path.relative_to(ROOT))
+
+
+def make_empty(folder: Path) -> None:
+    """A folder with nothing in it."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
