@@ -1,0 +1,168 @@
+"""Neighbour distillation: fine-tune on new facts without losing the old ones, and without a client's help.
+
+A fine-tune call brings the texts to learn and none of the texts to keep. So the trainer makes those itself.
+It cuts a sample's prompt at a random token and lets the base model (adapter off) go on in its own words:
+that gives another question of the same make, *What colour is the Hegus radio?* from *What colour is the
+H…*, and the base model's own answer to it. Each training step then adds, for some of these neighbours, the
+Kullback-Leibler divergence from the base model's answer distribution to the tuned one's. The samples pull
+their own questions to new answers; the neighbours hold still everything near enough to be dragged along.
+
+Why it works: what a small update damages is what looks most like the samples, and a continuation of a
+sample's own beginning is, by the base model's reckoning, just that. Text drawn from the base model without
+such a beginning hardly ever falls there, and rehearsal of known answers by the client protects what was
+rehearsed and no more.
+
+A neighbour that asks exactly what a sample asks would hold the *old* answer in place, so it is dropped,
+also when such a sample comes only later; two texts are the same question when they differ in white space
+alone.
+
+Neighbours depend on the base model and the text alone (the random numbers come from the text), so they are
+drawn once for a base model in a process and given to every adapter that meets the same text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from airflow_provider_gradient.server.encoding import EncodedSample
+from airflow_provider_gradient.server.model_config import BaseModelConfig
+
+_MARGIN = 3
+"""Tokens of a prompt that are kept at least, and cut off at least."""
+_ROWS = 64
+"""Continuations drawn in one batch."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A text in the base model's own words.
+
+    :param tokens: ids, to the end-of-text token if it came.
+    :param answer_start: index of the answer's first token.
+    :param prompt: its question with white space folded.
+    """
+
+    tokens: tuple[int, ...]
+    answer_start: int
+    prompt: str
+
+
+_Drawn = dict[tuple[str, int], tuple[Neighbour, ...]]
+_drawn: WeakKeyDictionary[torch.nn.Module, _Drawn] = WeakKeyDictionary()
+
+
+def fold(text: str) -> str:
+    """The text with every run of white space as one space, and none around."""
+    return " ".join(text.split())
+
+
+def neighbours_of(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[EncodedSample],
+    *,
+    config: BaseModelConfig,
+    per_sample: int,
+    max_new_tokens: int,
+) -> list[Neighbour]:
+    """The neighbours of each sample in turn, drawn from the base model beneath the adapters or remembered.
+
+    :param model: a ``PeftModel``; its adapters are off while neighbours are drawn.
+    """
+    remembered = _drawn.setdefault(model.get_base_model(), {})
+    keys = {(sample.prompt_text, per_sample): sample for sample in samples}
+    missing = {key: sample for key, sample in keys.items() if key not in remembered}
+    starts = [(key, start) for key, sample in missing.items() for start in _starts(sample, per_sample)]
+    starts.sort(key=lambda item: len(item[1][0]))
+    found: dict[tuple[str, int], list[Neighbour]] = {key: [] for key in missing}
+    for first in range(0, len(starts), _ROWS):
+        chunk = starts[first : first + _ROWS]
+        texts = _continue(model, tokenizer, [start for _, start in chunk], max_new_tokens)
+        for (key, _), tokens in zip(chunk, texts, strict=True):
+            neighbour = _as_neighbour(tokenizer, tokens, config.template_markers)
+            if neighbour is not None:
+                found[key].append(neighbour)
+    remembered.update({key: tuple(value) for key, value in found.items()})
+    return [neighbour for key in keys for neighbour in remembered[key]]
+
+
+_Start = tuple[tuple[int, ...], random.Random]
+
+
+def _starts(sample: EncodedSample, count: int) -> list[_Start]:
+    """Beginnings of the sample's prompt, each with the random numbers its continuation takes."""
+    last = sample.prompt_length - _MARGIN
+    if last < _MARGIN:
+        return []
+    starts = []
+    for number in range(count):
+        digest = hashlib.sha256(f"{number} {sample.prompt_text}".encode()).digest()
+        rng = random.Random(digest)
+        starts.append((sample.tokens[: rng.randint(_MARGIN, last)], rng))
+    return starts
+
+
+@torch.no_grad()
+def _continue(model: Any, tokenizer: Any, starts: Sequence[_Start], max_new_tokens: int) -> list[list[int]]:
+    """Each start with a continuation sampled from the base model at temperature 1.
+
+    Rows are padded on the left, so that all of them grow at the same end.
+    """
+    device = model.device
+    texts = [list(tokens) for tokens, _ in starts]
+    width = max(len(text) for text in texts)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids = torch.tensor([[pad] * (width - len(text)) + text for text in texts], device=device)
+    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    open_rows = [True] * len(texts)
+    cache = None
+    with model.disable_adapter():
+        for _ in range(max_new_tokens):
+            output = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = output.past_key_values
+            chosen = _sample(output.logits[:, -1], [rng.random() for _, rng in starts])
+            for row, token in enumerate(chosen.tolist()):
+                if open_rows[row]:
+                    texts[row].append(token)
+                    open_rows[row] = token != tokenizer.eos_token_id
+            if not any(open_rows):
+                break
+            ids = chosen[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            positions = positions[:, -1:] + 1
+    return texts
+
+
+def _sample(logits: Tensor, numbers: Sequence[float]) -> Tensor:
+    """One token a row, by the row's own number in [0, 1)."""
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    targets = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _as_neighbour(tokenizer: Any, tokens: Sequence[int], markers: Sequence[str]) -> Neighbour | None:
+    """``None`` where no answer begins."""
+    if not markers:
+        return Neighbour(tuple(tokens), 1, fold(tokenizer.decode(tokens, skip_special_tokens=True)))
+    if not any(marker in tokenizer.decode(tokens) for marker in markers):
+        return None
+    for end in range(_MARGIN, len(tokens)):
+        text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        if text.rstrip().endswith(tuple(markers)):
+            return Neighbour(tuple(tokens), end, fold(text))
+    return None
