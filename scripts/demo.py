@@ -61,7 +61,11 @@ def gradient_server() -> Iterator[dict[str, str]]:
     log = (DEMO / "server.log").open("wb")
     command = [sys.executable, "-m", "airflow_provider_gradient.server", "--port", "0"]
     server = subprocess.Popen(
-        [*command, "--data-dir", str(DEMO / "server")], cwd=ROOT, env=clean_environment(), stdout=log, stderr=log
+        [*command, "--data-dir", str(DEMO / "server")],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=log,
+        stderr=log,
     )
     try:
         yield wait_for_credentials(server)
@@ -161,11 +165,23 @@ def query(sql: str, *parameters: str) -> list[tuple[Any, ...]]:
         return database.execute(sql, parameters).fetchall()
 
 
+def print_notebook() -> None:
+    """The question, and the answers before and after the fine-tune."""
+    answers = json.loads((OUTPUT / NOTEBOOK / "answers.json").read_text())
+    print(f"\n{answers['question']}")
+    print(f"  before the fine-tune: {answers['before']}")
+    print(f"  after it:             {answers['after']}")
+
+
 def print_rounds(rounds: list[dict[str, Any]]) -> None:
     """The loop's table."""
     sets = {"tuned": "tuned questions", "paraphrase": "paraphrases", "old": "old facts"}
     print("\nExact match with its 95 % interval, by round (0 is the base model)")
-    print(f"{'round':<7}" + "".join(f"{title:<24}" for title in sets.values()) + f"{'loss':<8}{'seconds':<9}kept")
+    print(
+        f"{'round':<7}"
+        + "".join(f"{title:<24}" for title in sets.values())
+        + f"{'loss':<8}{'seconds':<9}kept"
+    )
     for row in rounds:
         cells = "".join(f"{interval(row['exact_match'][name]):<24}" for name in sets)
         loss = "-" if row["mean_loss"] is None else f"{row['mean_loss']:.3f}"
