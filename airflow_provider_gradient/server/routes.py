@@ -1,0 +1,231 @@
+"""Operations 1 to 6 of the Gradient API.
+
+Bodies and parameters are read as they come and checked against the strict models of the wire, so that
+whatever is wrong with one gives the API's own ``bodyParsingError`` or ``queryOrPathParsingError``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+
+from airflow_provider_gradient.api import (
+    CompleteRequest,
+    CreatedModel,
+    CreateModelRequest,
+    FineTuneRequest,
+    ModelAdapterInfo,
+    ModelList,
+)
+from airflow_provider_gradient.server.access import AccessCheck
+from airflow_provider_gradient.server.catalogue import (
+    BASE_MODEL_SUFFIX,
+    Catalogue,
+    base_model_id,
+    new_adapter_id,
+)
+from airflow_provider_gradient.server.engine import Engine
+from airflow_provider_gradient.server.failures import (
+    bad_body,
+    bad_parameter,
+    base_not_tunable,
+    no_rag,
+    unknown_adapter,
+    unknown_base,
+)
+from airflow_provider_gradient.server.store import AdapterRecord, RepeatableCall, Store
+
+_ID_LENGTH = 50
+_KEY_HEADER = "Idempotency-Key"
+_LONGEST_KEY = 255
+_CAPABILITIES = ("complete", "fineTune", "any")
+_BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What the operations work on."""
+
+    access: AccessCheck
+    catalogue: Catalogue
+    engine: Engine
+    store: Store
+
+
+def _services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+async def _workspace(request: Request) -> str:
+    return _services(request).access.workspace_of(request)
+
+
+async def _model_id(model_id: str) -> str:
+    if len(model_id) != _ID_LENGTH:
+        raise bad_parameter(
+            "id", f"a model's id has exactly {_ID_LENGTH} characters, this one {len(model_id)}"
+        )
+    return model_id
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+WorkspaceDep = Annotated[str, Depends(_workspace)]
+ModelIdDep = Annotated[str, Depends(_model_id)]
+
+router = APIRouter(prefix="/api", dependencies=[Depends(_workspace)])
+
+
+@router.get("/models")
+async def list_models(request: Request, services: ServicesDep, workspace: WorkspaceDep) -> JSONResponse:
+    """The base models and, unless ``onlyBase``, the workspace's adapters. All of them can complete and be
+    (the base of what is) fine-tuned, so every ``capability`` lists the same."""
+    capability = request.query_params.get("capability", "fineTune")
+    if capability not in _CAPABILITIES:
+        raise bad_parameter("capability", f"must be one of {', '.join(_CAPABILITIES)}")
+    only_base = _BOOLEANS.get(request.query_params.get("onlyBase", "false"))
+    if only_base is None:
+        raise bad_parameter("onlyBase", "must be true or false")
+    records = [] if only_base else await run_in_threadpool(services.store.adapters, workspace_id=workspace)
+    models = [*services.catalogue.entries(), *map(_adapter_info, records)]
+    return JSONResponse(ModelList(models=models).to_wire())
+
+
+@router.post("/models")
+async def create_model(request: Request, services: ServicesDep, workspace: WorkspaceDep) -> JSONResponse:
+    """A new adapter, equal to its base model until its first fine-tune."""
+    body = await _body(request, CreateModelRequest)
+    call = _repeatable(request, workspace, body)
+    base_slug = services.catalogue.slug_of(body.model.base_model_id)
+    if base_slug is None:
+        raise unknown_base(body.model.base_model_id, services.catalogue.slugs)
+    policy = services.engine.models[base_slug].config.training
+    initial = body.initial_hyperparameters
+    lora = initial.lora_hyperparameters if initial else None
+    training = initial.training_arguments if initial else None
+    adapter_id = await run_in_threadpool(
+        services.store.create_adapter,
+        id=new_adapter_id(),
+        workspace_id=workspace,
+        name=body.model.name,
+        base_slug=base_slug,
+        rank=(lora.rank if lora else None) or policy.default_rank,
+        learning_rate=(training.learning_rate if training else None) or policy.default_learning_rate,
+        call=call,
+    )
+    return _answer(CreatedModel(id=adapter_id).to_wire(), call)
+
+
+@router.get("/models/{model_id}")
+async def get_model(services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep) -> JSONResponse:
+    """One adapter. Base models can't be read here."""
+    return JSONResponse(_adapter_info(_adapter(services, workspace, model_id)).to_wire())
+
+
+@router.delete("/models/{model_id}")
+async def delete_model(services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep) -> JSONResponse:
+    """An adapter is gone with this answer; its files go a little later."""
+    record = _adapter(services, workspace, model_id)
+    if not await run_in_threadpool(services.store.delete_adapter, model_id, workspace_id=workspace):
+        raise unknown_adapter(model_id)
+    services.engine.forget(record)
+    return JSONResponse({})
+
+
+@router.post("/models/{model_id}/complete")
+async def complete(
+    request: Request, services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep
+) -> JSONResponse:
+    """A completion, with the extras ``usage`` and ``modelVersion`` (fine-tunes so far; 0 for a base)."""
+    body = await _body(request, CompleteRequest)
+    if model_id.endswith(BASE_MODEL_SUFFIX):
+        adapter_id = None
+        base_slug = services.catalogue.slug_of(model_id)
+        if base_slug is None:
+            raise unknown_base(model_id, services.catalogue.slugs)
+    else:
+        adapter_id = model_id
+        base_slug = _served_adapter(services, workspace, model_id).base_slug
+    if body.rag is not None:
+        raise no_rag(auto_template=body.auto_template)
+    answer = await asyncio.wrap_future(services.engine.complete(base_slug, adapter_id, body))
+    return JSONResponse(answer)
+
+
+@router.post("/models/{model_id}/fine-tune")
+async def fine_tune(
+    request: Request, services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep
+) -> JSONResponse:
+    """One training call; answered when the new weights are on the disk."""
+    body = await _body(request, FineTuneRequest)
+    if model_id.endswith(BASE_MODEL_SUFFIX):
+        raise base_not_tunable(model_id)
+    _served_adapter(services, workspace, model_id)
+    call = _repeatable(request, workspace, body)
+    return _answer(await asyncio.wrap_future(services.engine.fine_tune(model_id, body, call=call)), call)
+
+
+# --- reading requests --------------------------------------------------------------------------------------
+
+
+async def _body(request: Request, model: type[RequestT]) -> RequestT:
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise bad_body(error) from None
+
+
+def _repeatable(request: Request, workspace: str, body: BaseModel) -> RepeatableCall | None:
+    """The call's idempotency key with what it stands for: operation, path and body."""
+    key = request.headers.get(_KEY_HEADER)
+    if key is None:
+        return None
+    if not 0 < len(key) <= _LONGEST_KEY:
+        raise bad_parameter(_KEY_HEADER, f"must have 1 to {_LONGEST_KEY} characters")
+    fields = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+    meant = json.dumps([request.method, request.url.path, fields], sort_keys=True)
+    return RepeatableCall(workspace_id=workspace, key=key, digest=hashlib.sha256(meant.encode()).hexdigest())
+
+
+def _adapter(services: Services, workspace: str, model_id: str) -> AdapterRecord:
+    """The workspace's adapter; another's is as unknown as one that never was."""
+    record = services.store.adapter(model_id)
+    if record is None or record.workspace_id != workspace:
+        raise unknown_adapter(model_id)
+    return record
+
+
+def _served_adapter(services: Services, workspace: str, model_id: str) -> AdapterRecord:
+    """The workspace's adapter, if this server has its base model at present."""
+    record = _adapter(services, workspace, model_id)
+    if record.base_slug not in services.engine.models:
+        raise unknown_base(record.base_slug, services.catalogue.slugs)
+    return record
+
+
+# --- writing answers ---------------------------------------------------------------------------------------
+
+
+def _adapter_info(record: AdapterRecord) -> ModelAdapterInfo:
+    return ModelAdapterInfo.model_validate(
+        {
+            "id": record.id,
+            "name": record.name,
+            "base_model_id": base_model_id(record.base_slug),
+            "latest_update_time": record.updated_at,
+        }
+    )
+
+
+def _answer(body: dict[str, Any], call: RepeatableCall | None) -> JSONResponse:
+    """The answer to a call that may be repeated; the echoed key tells a client that keys count here."""
+    return JSONResponse(body, headers={_KEY_HEADER: call.key} if call else None)

@@ -1,0 +1,112 @@
+"""Starting and stopping a server process.
+
+Everything that can be refused is refused before a model is loaded: the data directory is locked first (two
+servers in one would remove each other's files), then the port is taken, and only then is torch imported.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from airflow_provider_gradient.server.credentials import Credentials, resolve_credentials
+from airflow_provider_gradient.server.settings import ServerSettings, StartError
+from airflow_provider_gradient.server.store import Store
+
+_GRACE_SECONDS = 5
+"""How long requests under way are waited for after a signal to stop."""
+
+
+def serve(settings: ServerSettings) -> None:
+    """Run a server until it is told to stop (SIGINT or SIGTERM).
+
+    Prints one line to standard output when it is ready: its address and where its credentials are. Logs go to
+    standard error.
+
+    :raises StartError: it can't start; the message says why and what to do.
+    """
+    with _data_directory(settings.data_dir), _listening_socket(settings) as listener:
+        url = _url(listener)
+        store = Store(settings.data_dir / "gradient.db")
+        credentials = resolve_credentials(settings, url=url, workspace_id=store.sole_workspace())
+        store.grant(token=credentials.access_token, workspace_id=credentials.workspace_id)
+        _run(settings, store, listener, _ready_line(url, credentials))
+
+
+def _run(settings: ServerSettings, store: Store, listener: socket.socket, ready: str) -> None:
+    import uvicorn
+
+    from airflow_provider_gradient.server.app import create_app
+
+    _log_to_standard_error()
+    app = create_app(settings, store=store)
+    config = uvicorn.Config(
+        app, log_config=None, server_header=False, timeout_graceful_shutdown=_GRACE_SECONDS
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(ready, flush=True)
+    with suppress(KeyboardInterrupt):  # uvicorn stops in good order, then repeats the signal
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _data_directory(path: Path) -> Iterator[None]:
+    """The directory, made if missing and held by this process alone."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StartError(
+            f"--data-dir {path} can't be used: {error.strerror}. Choose a directory that you may write to."
+        ) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StartError(
+                f"--data-dir {path}: another server is using it. Stop that one or choose another directory."
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _listening_socket(settings: ServerSettings) -> Iterator[socket.socket]:
+    address = (settings.host, settings.port)
+    try:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server(address, family=family, backlog=2048)
+    except OSError as error:
+        raise StartError(
+            f"can't listen on {settings.host} port {settings.port}: {error.strerror}. Stop what uses the "
+            "port, or choose another with --port (0 for any free one) or another --host."
+        ) from None
+    with listener:
+        yield listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/api"
+
+
+def _ready_line(url: str, credentials: Credentials) -> str:
+    where = f"are in {credentials.path}" if credentials.path else "are those you gave"
+    return f"Gradient server ready at {url} (access token and workspace id {where})"
+
+
+def _log_to_standard_error() -> None:
+    """Everything but what the libraries have to say to their own developers."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
