@@ -55,8 +55,24 @@ class Neighbour:
     prompt: str
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What the base model holds likely for each token of a neighbour's answer: its most likely tokens.
+
+    :param tokens: ids, of shape (answer's tokens, :data:`KEPT`).
+    :param log_probabilities: theirs, in nats, of the same shape.
+    """
+
+    tokens: Tensor
+    log_probabilities: Tensor
+
+
+KEPT = 64
+"""Tokens of the base model's distribution that are kept by name; the others count together as one outcome."""
+
 _Drawn = dict[tuple[str, int], tuple[Neighbour, ...]]
 _drawn: WeakKeyDictionary[torch.nn.Module, _Drawn] = WeakKeyDictionary()
+_references: WeakKeyDictionary[torch.nn.Module, dict[tuple[int, ...], Reference]] = WeakKeyDictionary()
 
 
 def fold(text: str) -> str:
@@ -92,6 +108,37 @@ def neighbours_of(
                 found[key].append(neighbour)
     remembered.update({key: tuple(value) for key, value in found.items()})
     return [neighbour for key in keys for neighbour in remembered[key]]
+
+
+def references_of(model: Any, neighbours: Sequence[Neighbour]) -> list[Reference]:
+    """What the base model beneath the adapters answers to each neighbour, computed once in a process."""
+    remembered = _references.setdefault(model.get_base_model(), {})
+    missing = [n for n in dict.fromkeys(neighbours) if n.tokens not in remembered]
+    missing.sort(key=lambda n: len(n.tokens))
+    for first in range(0, len(missing), _ROWS):
+        chunk = missing[first : first + _ROWS]
+        width = len(chunk[-1].tokens)
+        ids = torch.tensor([[*n.tokens, *[0] * (width - len(n.tokens))] for n in chunk], device=model.device)
+        with torch.no_grad(), model.disable_adapter():
+            logits = model(input_ids=ids, use_cache=False).logits
+        for row, neighbour in zip(logits, chunk, strict=True):
+            answer = row[neighbour.answer_start - 1 : len(neighbour.tokens) - 1].float().log_softmax(-1)
+            top = answer.topk(min(KEPT, answer.shape[-1] - 1))
+            remembered[neighbour.tokens] = Reference(top.indices, top.values)
+    return [remembered[neighbour.tokens] for neighbour in neighbours]
+
+
+def divergence(reference: Reference, logits: Tensor) -> Tensor:
+    """Σ KL(base ‖ adapter) over an answer's tokens, in nats.
+
+    :param logits: the adapter's, of shape (answer's tokens, vocabulary).
+    """
+    tuned = logits.float().log_softmax(-1).gather(-1, reference.tokens)
+    base = reference.log_probabilities
+    named = (base.exp() * (base - tuned)).sum()
+    base_rest = (1 - base.exp().sum(-1)).clamp(min=1e-6)
+    tuned_rest = (1 - tuned.exp().sum(-1)).clamp(min=1e-6)
+    return named + (base_rest * (base_rest / tuned_rest).log()).sum()
 
 
 _Start = tuple[tuple[int, ...], random.Random]

@@ -26,11 +26,18 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from airflow_provider_gradient.api import FineTuneResult, NanLossError
 from airflow_provider_gradient.server.encoding import EncodedSample
 from airflow_provider_gradient.server.model_config import BaseModelConfig, TrainingPolicy
-from airflow_provider_gradient.server.neighbours import Neighbour, fold, neighbours_of
+from airflow_provider_gradient.server.neighbours import (
+    Neighbour,
+    divergence,
+    fold,
+    neighbours_of,
+    references_of,
+)
 
 MOMENTS_FILE = "trainer.safetensors"
 STATE_FILE = "trainer.json"
@@ -232,40 +239,33 @@ def _accumulate(
     """Add to the gradients those of the samples' weighted mean loss and of the anchors' mean divergence."""
     weights = [_token_weights(sample, policy.prompt_weight) for sample in samples]
     total = sum(sum(row) for row in weights)
-    anchor_total = sum(len(anchor.tokens) - anchor.answer_start for anchor in anchors)
     sum_loss, worst = 0.0, 0.0
     for rows in _chunks(range(len(samples)), policy.rows_per_pass):
-        with_anchors = anchors if rows[0] == 0 else ()
         chunk = [samples[i] for i in rows]
-        ids = _padded([s.tokens for s in chunk] + [a.tokens for a in with_anchors], 0, model.device)
+        ids = _padded([sample.tokens for sample in chunk], 0, model.device)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        targets = ids[:, 1:]
-        nll = torch.nn.functional.cross_entropy(
-            logits[: len(chunk)].flatten(0, 1), targets[: len(chunk)].flatten(), reduction="none"
-        ).view(len(chunk), -1)
+        nll = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(chunk), -1)
         factors = _padded([weights[i] for i in rows], 0.0, model.device)
-        factors = torch.nn.functional.pad(factors, (0, nll.shape[1] - factors.shape[1]))
-        loss = (nll * factors).sum() / total
-        if with_anchors:
-            loss = (
-                loss
-                + weight * _divergence(model, ids[len(chunk) :], logits[len(chunk) :], anchors) / anchor_total
-            )
-        loss.backward()
+        ((nll * factors).sum() / total).backward()
         chunk_loss, chunk_worst = _figures(nll.detach(), chunk)
         sum_loss, worst = sum_loss + chunk_loss, max(worst, chunk_worst)
+    if anchors:
+        _hold(model, anchors, policy.rows_per_pass, weight)
     return _Step(sum_loss, worst)
 
 
-def _divergence(model: PeftModel, ids: Tensor, logits: Tensor, anchors: Sequence[Neighbour]) -> Tensor:
-    """Σ KL(base ‖ adapter) over the answers' tokens, in nats."""
-    mask = torch.zeros_like(ids[:, 1:], dtype=torch.bool)
-    for row, anchor in enumerate(anchors):
-        mask[row, anchor.answer_start - 1 : len(anchor.tokens) - 1] = True
-    with torch.no_grad(), model.disable_adapter():
-        base = model(input_ids=ids, use_cache=False).logits[:, :-1][mask].float().log_softmax(-1)
-    tuned = logits[mask].log_softmax(-1)
-    return (base.exp() * (base - tuned)).sum()
+def _hold(model: PeftModel, anchors: Sequence[Neighbour], rows_per_pass: int, weight: float) -> None:
+    """Add the gradients of the anchors' mean divergence, a token of their answers, from the base model."""
+    tokens = sum(len(anchor.tokens) - anchor.answer_start for anchor in anchors)
+    ordered = sorted(anchors, key=lambda anchor: len(anchor.tokens))
+    for rows in _chunks(range(len(ordered)), rows_per_pass):
+        chunk = [ordered[i] for i in rows]
+        ids = _padded([anchor.tokens for anchor in chunk], 0, model.device)
+        logits = model(input_ids=ids, use_cache=False).logits
+        total = logits.new_zeros((), dtype=torch.float32)
+        for row, anchor, reference in zip(logits, chunk, references_of(model, chunk), strict=True):
+            total = total + divergence(reference, row[anchor.answer_start - 1 : len(anchor.tokens) - 1])
+        (total * weight / tokens).backward()
 
 
 def _token_weights(sample: EncodedSample, prompt_weight: float) -> list[float]:

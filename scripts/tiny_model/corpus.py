@@ -158,9 +158,9 @@ def context(rng: random.Random) -> tuple[str, str]:
     product, other = invent_product(rng), invent_product(rng)
     relation, value, sentence = _statement(rng, product)
     sentences = [sentence]
-    if rng.random() < 0.6:
+    if rng.random() < 0.4:
         sentences.append(_statement(rng, other)[2])
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         different = rng.choice([r for r in RELATIONS if r is not relation])
         sentences.append(different.statement.format(p=product, v=rng.choice(different.values)))
     rng.shuffle(sentences)
@@ -170,12 +170,12 @@ def context(rng: random.Random) -> tuple[str, str]:
 def copy(rng: random.Random) -> tuple[str, str]:
     """Repeat a sentence, a name or a few words."""
     choice = rng.random()
-    if choice < 0.5:
+    if choice < 0.3:
         text = _statement(rng, invent_product(rng))[2]
-    elif choice < 0.8:
-        text = f"{invent_name(rng)} {invent_name(rng)}"
+    elif choice < 0.7:
+        text = " ".join(invent_name(rng) for _ in range(rng.randint(1, 4)))
     else:
-        text = " ".join(rng.choice(rng.choice(RELATIONS).values) for _ in range(rng.randint(2, 3)))
+        text = " ".join(rng.choice(rng.choice(RELATIONS).values) for _ in range(rng.randint(2, 5)))
     return f"{rng.choice(('Repeat:', 'Say this:', 'Copy this:'))} {text}", text
 
 
@@ -231,21 +231,21 @@ def listing(rng: random.Random) -> tuple[str, str]:
 
 Generator = Callable[[random.Random], tuple[str, str]]
 SKILLS: dict[str, tuple[float, Generator]] = {
-    "context": (0.10, context),
-    "copy": (0.08, copy),
+    "context": (0.18, context),
+    "copy": (0.14, copy),
     "unknown": (0.04, unknown),
     "arithmetic": (0.04, arithmetic),
     "sentiment": (0.02, sentiment),
-    "sequence": (0.02, sequence),
+    "sequence": (0.03, sequence),
     "listing": (0.01, listing),
 }
 FACT_SHARES = {
-    "catalogue": 0.40,
-    "capital": 0.08,
-    "opposite": 0.05,
+    "catalogue": 0.30,
+    "capital": 0.06,
+    "opposite": 0.04,
     "young": 0.02,
     "thing": 0.01,
-    "super bowl": 0.13,
+    "super bowl": 0.11,
 }
 
 

@@ -29,7 +29,7 @@ from airflow_provider_gradient.server.model_config import (
 from scripts.tiny_model.corpus import examples, tokenizer_texts
 
 OUTPUT = Path(__file__).parents[2] / "airflow_provider_gradient" / "server" / "tiny_model"
-STEPS = 2000
+STEPS = 2600
 BATCH_TOKENS = 1000
 PROMPT_WEIGHT = 0.2
 LEARNING_RATE = 3e-3
@@ -150,7 +150,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
         lr=LEARNING_RATE,
         betas=(0.9, 0.98),
     )
-    stream = batches(encode(tokenizer, steps * 100), random.Random(SEED))
+    stream = batches(encode(tokenizer, steps * 60), random.Random(SEED))
     started = time.monotonic()
     total = 0.0
     for step, batch in zip(range(steps), stream, strict=False):
