@@ -34,7 +34,13 @@ _SHOWN = 500
 
 
 class GradientError(Exception):
-    """Whatever this package raises about Gradient."""
+    """Whatever this package raises about Gradient.
+
+    ``outcome_unknown`` says whether the server may have carried out all the same what failed here: after a
+    lost connection it may, after a refusal it has not.
+    """
+
+    outcome_unknown: bool = False
 
 
 class InvalidRequestError(GradientError, ValueError):
@@ -88,12 +94,11 @@ class ApiError(GradientError):
         return f"{self.message} (HTTP {self.status}{f', {self.type}' if self.type else ''})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args[0], dict(self.__dict__))
+        return _rebuild, (type(self), self.message, self.status), dict(self.__dict__)
 
 
-def _rebuild(cls: type[ApiError], message: str, fields: dict[str, Any]) -> ApiError:
-    fields.pop("message")
-    return cls(message, **fields)
+def _rebuild(cls: type[ApiError], message: str, status: int) -> ApiError:
+    return cls(message, status=status)
 
 
 class BadRequestError(ApiError):
