@@ -1,0 +1,205 @@
+"""One call's attempts: when to try again, what to give back, what to raise.
+
+:class:`Attempts` does no I/O and reads no clock. A client sends, tells it what came of it and at what time,
+and does as it says; both clients feed the same object, so they cannot drift apart.
+
+A call that is not repeatable is tried again only where the server surely has not carried it out: there was no
+connection, or it refused (429, or 503 with ``Retry-After``; a 503 without may come from a gateway that lost
+sight of the call). Every error says by ``outcome_unknown`` whether the server may have carried the call out
+all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from airflow_provider_gradient.api import (
+    ApiError,
+    GradientConnectionError,
+    GradientError,
+    GradientTimeoutError,
+    InvalidResponseError,
+    error_from_response,
+)
+from airflow_provider_gradient.client.calls import Call
+from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts, retry_after_seconds
+
+T = TypeVar("T")
+
+_SHOWN = 200
+"""Characters of an answer that a message repeats."""
+_GATEWAY_TROUBLE = (502, 503, 504)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back. ``headers`` are looked up without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(eq=False, kw_only=True)
+class NoAnswer(Exception):  # noqa: N818 - an outcome of an attempt, not an error of the call
+    """Nothing came back.
+
+    :param reason: in words, without secrets.
+    :param sent: whether the server may have seen the request.
+    :param timed_out: whether it was for lack of time.
+    """
+
+    reason: str
+    sent: bool
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """Try again after ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Generic[T]):
+    """The call's result."""
+
+    value: T
+
+
+class Attempts(Generic[T]):
+    """The attempts of one call.
+
+    :param url: of the call, for messages.
+    :param now: seconds of a clock that never goes back, as in the other methods.
+    :param record: counted up as attempts are made.
+    :param jitter: gives a number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        call: Call[T],
+        *,
+        url: str,
+        policy: RetryPolicy,
+        timeouts: Timeouts,
+        now: float,
+        record: CallRecord | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._call = call
+        self._name = f"{call.method} {url}"
+        self._policy = policy
+        self._timeouts = timeouts
+        self._deadline = now + timeouts.total
+        self._jitter = jitter
+        self._maybe_done = False
+        self.record = record or CallRecord()
+
+    def start(self, *, now: float) -> Timeouts:
+        """Begin an attempt; gives the time-outs that are left for it."""
+        self.record.attempts += 1
+        left = self._timeouts.within(max(self._deadline - now, 0.001))
+        if not self._call.silent_work:
+            return left
+        return Timeouts(connect=left.connect, read=left.total, total=left.total)
+
+    def on_answer(self, answer: Answer, *, now: float) -> Done[T] | Wait:
+        """What an answer means.
+
+        :raises ApiError: an error of the server's that is not, or no longer, tried again.
+        :raises InvalidResponseError: the answer is not one of a Gradient server.
+        """
+        if 200 <= answer.status < 300:
+            return Done(value=self._read(answer))
+        error = self._error(answer)
+        if (
+            isinstance(error, ApiError)
+            and self._call.absent_is_done
+            and self._maybe_done
+            and error.status == 404
+        ):
+            return Done(value=cast(T, None))
+        retry_after = error.retry_after if isinstance(error, ApiError) else None
+        refused = answer.status == 429 or (answer.status == 503 and retry_after is not None)
+        self._maybe_done |= answer.status >= 500 and not refused
+        if refused or (self._call.repeatable and answer.status in _GATEWAY_TROUBLE):
+            return self._again(error, now=now, retry_after=retry_after)
+        raise self._final(error)
+
+    def on_no_answer(self, failure: NoAnswer, *, now: float) -> Wait:
+        """What a missing answer means.
+
+        :raises GradientConnectionError: it is not, or no longer, tried again.
+        """
+        cls = GradientTimeoutError if failure.timed_out else GradientConnectionError
+        error = cls(f"{self._name}: {failure.reason}")
+        self._maybe_done |= failure.sent
+        if failure.sent and not self._call.repeatable:
+            raise self._final(error)
+        return self._again(error, now=now, retry_after=None)
+
+    def _read(self, answer: Answer) -> T:
+        try:
+            return self._call.parse(answer.body)
+        except ValueError:
+            self._maybe_done = True
+            raise self._final(self._not_gradient(answer)) from None
+
+    def _error(self, answer: Answer) -> GradientError:
+        if answer.status < 400:
+            return self._redirect(answer)
+        error = error_from_response(answer.status, answer.body, retry_after_seconds(answer.headers))
+        if answer.status in (404, 405) and not _has_message(answer.body):
+            return self._not_gradient(answer)
+        return error
+
+    def _redirect(self, answer: Answer) -> InvalidResponseError:
+        where = ""
+        if location := answer.headers.get("location"):
+            parts = urlsplit(location)
+            where = " to " + urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return InvalidResponseError(
+            f"{self._name}: the server redirects{where} (HTTP {answer.status}). Redirects are not followed; "
+            "make base_url the place where the API is."
+        )
+
+    def _not_gradient(self, answer: Answer) -> InvalidResponseError:
+        kind = answer.headers.get("content-type", "no content type")
+        beginning = answer.body[: 4 * _SHOWN].decode(errors="replace").strip()[:_SHOWN]
+        return InvalidResponseError(
+            f"{self._name}: HTTP {answer.status}, but not as a Gradient server answers ({kind}, begins with "
+            f"{beginning!r}). Is base_url right?"
+        )
+
+    def _again(self, error: GradientError, *, now: float, retry_after: float | None) -> Wait:
+        made = self.record.attempts
+        if made >= self._policy.attempts:
+            raise self._final(error)
+        seconds = self._policy.wait(failed=made, retry_after=retry_after, jitter=self._jitter)
+        if now + seconds >= self._deadline:
+            raise self._final(error)
+        self.record.waited += seconds
+        return Wait(seconds=seconds)
+
+    def _final(self, error: GradientError) -> GradientError:
+        error.outcome_unknown = self._maybe_done
+        if self.record.attempts > 1:
+            error.add_note(
+                f"{self.record.attempts} attempts, {self.record.waited:.1f} s of waiting between them"
+            )
+        return error
+
+
+def _has_message(body: bytes) -> bool:
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and "message" in fields
