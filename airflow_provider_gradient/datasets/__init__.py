@@ -4,7 +4,8 @@ A dataset is never held in memory: it is read row by row, and what is written ap
 that a reader never sees half of an output. Rows are named by their index, counted from 0.
 """
 
-from airflow_provider_gradient.datasets.errors import DatasetError
+from airflow_provider_gradient.datasets.append_log import AppendLog
+from airflow_provider_gradient.datasets.errors import DatasetError, JournalError, path_error
 from airflow_provider_gradient.datasets.jsonl import dump_row
 from airflow_provider_gradient.datasets.paths import (
     PathLike,
@@ -22,13 +23,16 @@ from airflow_provider_gradient.datasets.rows import (
     fingerprint,
     is_inline,
     read_rows,
+    row_bytes,
     write_rows,
 )
 from airflow_provider_gradient.datasets.templates import RowTemplate, column_value
 
 __all__ = [
+    "AppendLog",
     "Dataset",
     "DatasetError",
+    "JournalError",
     "PathLike",
     "RowTemplate",
     "StoredPath",
@@ -41,8 +45,10 @@ __all__ = [
     "fingerprint",
     "is_inline",
     "local_path",
+    "path_error",
     "read_rows",
     "remove",
     "replacing",
+    "row_bytes",
     "write_rows",
 ]

@@ -16,6 +16,10 @@ class DatasetError(GradientError, ValueError):
     """A dataset can't be read or written, or a row isn't what it must be; the message names path and row."""
 
 
+class JournalError(GradientError, RuntimeError):
+    """A journal or manifest is there but can't be trusted; the message says what to do."""
+
+
 def path_error(path: object, action: str, error: Exception) -> DatasetError:
     """The error for a ``path`` that can't be opened, read or written.
 

@@ -1,0 +1,182 @@
+"""A dataset in, completions out.
+
+Life of a run: check every row; open the journal; send what it lacks; write the output in the rows' order,
+then the errors, then the manifest; delete the journal. Whatever interrupts it, the same call later goes on
+from what the journal holds, and a run that had finished is not sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from airflow_provider_gradient.api import BadRequestError, InvalidRequestError, NotFoundError
+from airflow_provider_gradient.client import AsyncGradientClient
+from airflow_provider_gradient.completions.job import (
+    CompletionJob,
+    DatasetCheck,
+    Prompts,
+    completion_parameters,
+)
+from airflow_provider_gradient.completions.journal import Journal, JournalHeader
+from airflow_provider_gradient.completions.manifest import CompletionManifest, Progress
+from airflow_provider_gradient.completions.output import (
+    errors_path,
+    file_size,
+    finished_manifest,
+    write_finished,
+    write_manifest,
+)
+from airflow_provider_gradient.completions.sending import Sender, in_slices
+from airflow_provider_gradient.datasets import (
+    Dataset,
+    DatasetError,
+    PathLike,
+    as_path,
+    describe_source,
+    local_path,
+)
+
+log = logging.getLogger(__name__)
+
+_COMMIT_SECONDS = 0.5
+"""Between two moments at which a local journal is made safe against a power cut."""
+_PART_SECONDS = 2.0
+"""Between two parts of a journal that is elsewhere: what a lost machine loses at most."""
+
+
+async def complete_dataset(
+    client: AsyncGradientClient,
+    *,
+    model_id: str,
+    dataset: Dataset,
+    output_path: PathLike,
+    prompt_template: str | None = None,
+    prompt_column: str | None = None,
+    id_column: str | None = None,
+    carry_columns: Sequence[str] | None = None,
+    concurrency: int = 16,
+    identity: str | None = None,
+    auto_template: bool | None = None,
+    max_generated_token_count: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: Sequence[str] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> CompletionManifest:
+    """Complete every row of ``dataset``, resumably, in memory that does not grow with it.
+
+    Each line of the output has ``index, id, status, output, error, finish_reason, model_id, attempts,
+    latency_ms, usage`` and under ``row`` the columns it carries. A row whose request fails for good has the
+    status ``error``; with ``guidance``, an answer that is none of the choices is ``invalid_output``; both stand
+    in ``<output stem>.errors.jsonl`` too. While the run lasts, ``<output stem>.journal.jsonl`` holds what is
+    done (a file on the local disk, elsewhere a folder); ``<output stem>.manifest.json`` comes last.
+
+    :param model_id: of a base model or an adapter.
+    :param dataset: rows, or the path of a JSONL file.
+    :param prompt_template: f-string over the row's columns, such as ``"### Question: {question}"``.
+    :param prompt_column: the column that holds the prompt; exactly one of the two is needed.
+    :param id_column: a column whose values tell the rows apart; ``None`` for the index alone.
+    :param carry_columns: the input's columns that the output repeats; ``None`` for all.
+    :param concurrency: requests in flight at most.
+    :param identity: names this piece of work, so that another that writes to the same output does not take
+        its rows for its own; never with the number of the try in it.
+    :param on_progress: called every ten seconds and at the end.
+    :raises DatasetError: a row or path is wrong; nothing was sent.
+    :raises InvalidRequestError: a parameter is out of range; nothing was sent.
+    :raises JournalError: an earlier run's journal or manifest can't be read.
+    :raises ApiError: an error that concerns every row: token, workspace, model.
+    """
+    if concurrency < 1:
+        raise InvalidRequestError(f"concurrency: at least 1 is needed (got {concurrency})")
+    job = CompletionJob(
+        dataset=dataset,
+        model_id=model_id,
+        prompt_template=prompt_template,
+        prompt_column=prompt_column,
+        id_column=id_column,
+        carry_columns=carry_columns,
+        parameters=completion_parameters(
+            auto_template=auto_template,
+            max_generated_token_count=max_generated_token_count,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+        ),
+    )
+    prompts = Prompts(template=prompt_template, column=prompt_column)
+    output = as_path(output_path)
+    if str(output) == describe_source(dataset):
+        raise DatasetError(f"output_path {output} is the dataset itself, which it would replace")
+    check = DatasetCheck(job, prompts)
+    async for _ in in_slices(iter(check)):
+        pass
+    version = await _model_version(client, model_id)
+    header = JournalHeader(
+        identity=identity,
+        fingerprint=job.fingerprint(dataset=check.fingerprint, model_version=version),
+        rows=check.rows,
+    )
+    if finished := finished_manifest(output, header):
+        log.info("%s stands complete since an earlier run; no row is sent", output)
+        return finished
+    started = time.monotonic()
+    with Journal(output, header) as journal:
+        if journal.resumed:
+            log.info("%s: %d of %d rows are done already", output, journal.resumed, check.rows)
+        await Sender(
+            client=client,
+            job=job,
+            prompts=prompts,
+            journal=journal,
+            rows=check.rows,
+            commit_seconds=_COMMIT_SECONDS if local_path(output) else _PART_SECONDS,
+            on_progress=on_progress,
+        ).send(concurrency)
+        sent_seconds = time.monotonic() - started
+        has_errors = await asyncio.to_thread(
+            write_finished, output, job=job, journal=journal, fingerprint=check.fingerprint
+        )
+        totals = journal.totals
+        manifest = CompletionManifest(
+            source=describe_source(dataset),
+            identity=identity,
+            fingerprint=header.fingerprint,
+            output_path=str(output),
+            output_bytes=file_size(output),
+            errors_path=str(errors_path(output)) if has_errors else None,
+            rows=check.rows,
+            counts=totals.counts,
+            model_id=model_id,
+            model_version=version,
+            prompt_template=prompt_template,
+            prompt_column=prompt_column,
+            parameters=dict(job.parameters),
+            prompt_tokens=totals.prompt_tokens,
+            completion_tokens=totals.completion_tokens,
+            attempts=totals.attempts,
+            retries=totals.attempts - check.rows,
+            seconds=round(time.monotonic() - started, 3),
+            rows_per_second=round((check.rows - journal.resumed) / sent_seconds, 3),
+            resumed_rows=journal.resumed,
+        )
+        write_manifest(output, manifest)
+        journal.remove()
+    return manifest
+
+
+async def _model_version(client: AsyncGradientClient, model_id: str) -> str | None:
+    """When an adapter was last tuned: its answers before and after are not one run's.
+
+    ``None`` for a base model, which the API does not show alone; whether there is such a model at all, the
+    first completion will tell.
+    """
+    try:
+        adapter = await client.get_model_adapter(model_id)
+    except (NotFoundError, BadRequestError, InvalidRequestError):
+        return None
+    return adapter.latest_update_time.isoformat()
