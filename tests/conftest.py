@@ -91,6 +91,12 @@ def _no_gradient_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def server_process() -> type[ServerProcess]:
+    """The class, for fixtures of other folders that start servers of their own."""
+    return ServerProcess
+
+
+@pytest.fixture(scope="session")
 def gradient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The server that tests share, with the built-in model; make adapters of your own on it."""
     server = ServerProcess(tmp_path_factory.mktemp("gradient") / "data")
@@ -102,7 +108,7 @@ def gradient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers of a test's own, ``start_server(*options, data_dir=..., environment=...)``, and ends them."""
+    """Starts servers of a test's own, ``start_server(*options, data_dir=..., environment=...)``."""
     started: list[ServerProcess] = []
 
     def start(

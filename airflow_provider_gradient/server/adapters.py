@@ -51,7 +51,7 @@ class ResidentAdapters:
         if record is not None and record.version > 0:
             self.resident(record)
             yield
-        elif self._resident:
+        elif self._peft is not None and self._peft.peft_config:
             with self._peft.disable_adapter():
                 yield
         else:
@@ -64,7 +64,11 @@ class ResidentAdapters:
             self.evict(record.id)
             while len(self._resident) >= _RESIDENT:
                 self.evict(next(iter(self._resident)))
-            known = self._resident[record.id] = self._load(record)
+            try:
+                known = self._resident[record.id] = self._load(record)
+            except BaseException:
+                self.evict(record.id)
+                raise
         self._resident.move_to_end(record.id)
         if self._peft.active_adapter != record.id:
             self._peft.set_adapter(record.id)

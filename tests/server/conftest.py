@@ -1,0 +1,150 @@
+"""Random models of two architectures, made here, and a server of its own that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CONTEXT = 128
+VOCABULARY = 320
+
+torch.set_num_threads(1)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer that opens every text with ``<s>``."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the red hen and the green hen said no to the bread"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+def save_model(directory: Path, model: Any) -> Path:
+    """A Hugging Face model directory with the model and a tokenizer."""
+    make_tokenizer().save_pretrained(directory)
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return save_model(tmp_path_factory.mktemp("models") / "llama", LlamaForCausalLM(config))
+
+
+@pytest.fixture(scope="session")
+def gpt2_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(2)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=CONTEXT,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return save_model(tmp_path_factory.mktemp("models") / "gpt2", GPT2LMHeadModel(config))
+
+
+@pytest.fixture(scope="session")
+def random_models(llama_directory: Path, gpt2_directory: Path) -> tuple[str, ...]:
+    """The options by which a server serves both, ``llama`` with a second slug."""
+    return (
+        f"--base-model=llama={llama_directory}",
+        f"--base-model=gpt2={gpt2_directory}",
+        "--alias=llama2-7b-chat=llama",
+    )
+
+
+class Caller:
+    """Plain HTTP calls to a server, as any client of the API makes them."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.http = httpx.Client(base_url=server.url, headers=server.headers, timeout=300)
+
+    def base_id(self, slug: str = "llama") -> str:
+        models = self.http.get("/models", params={"onlyBase": "true", "capability": "any"}).json()["models"]
+        return next(model["id"] for model in models if model["slug"] == slug)
+
+    def create(self, slug: str = "llama", *, name: str = "test", **headers: str) -> str:
+        body = {"model": {"baseModelId": self.base_id(slug), "name": name}}
+        return self._answer(self.http.post("/models", json=body, headers=headers))["id"]
+
+    def complete(self, model_id: str, query: str, **fields: Any) -> dict[str, Any]:
+        return self._answer(self.http.post(f"/models/{model_id}/complete", json={"query": query, **fields}))
+
+    def fine_tune(self, model_id: str, *texts: str, key: str | None = None) -> dict[str, Any]:
+        return self._answer(
+            self.http.post(
+                f"/models/{model_id}/fine-tune",
+                json={"samples": [{"inputs": text} for text in texts]},
+                headers={"Idempotency-Key": key} if key else {},
+            )
+        )
+
+    @staticmethod
+    def _answer(response: httpx.Response) -> dict[str, Any]:
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+@pytest.fixture
+def call(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Caller]]:
+    """Makes callers of a server."""
+    callers: list[Caller] = []
+
+    def make(server: Any) -> Caller:
+        callers.append(Caller(server))
+        return callers[-1]
+
+    yield make
+    for caller in callers:
+        caller.http.close()
+
+
+@pytest.fixture(scope="session")
+def random_server(
+    tmp_path_factory: pytest.TempPathFactory, server_process: Any, random_models: tuple[str, ...]
+) -> Iterator[Any]:
+    """A server of the random models, which train in no time; shared, so make adapters of your own on it."""
+    server = server_process(tmp_path_factory.mktemp("random") / "data", *random_models)
+    yield server
+    assert server.stop() == 0, server.log()
+    assert "Traceback" not in server.log(), server.log()
+
+
+@pytest.fixture
+def caller(random_server: Any, call: Callable[[Any], Caller]) -> Caller:
+    """A caller of the server of random models."""
+    return call(random_server)
