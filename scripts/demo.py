@@ -1,8 +1,8 @@
 """The demo: a Gradient server and an Airflow of its own, the notebook's story, and the improvement loop.
 
-Everything it makes lies in ``.demo/`` under the checkout and is made anew at each run. It prints one line a step and
-at the end a table of the loop's rounds; it exits with 1 if a DAG failed or the last round is no better than the
-first. What it started it stops, also on Ctrl-C.
+Everything it makes lies in ``.demo/`` under the checkout and is made anew at each run. It prints one line a
+step and at the end a table of the loop's rounds; it exits with 1 if a DAG failed or the last round is no
+better than the first. What it started it stops, also on Ctrl-C.
 """
 
 from __future__ import annotations

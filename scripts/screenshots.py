@@ -1,7 +1,8 @@
 """Takes the documentation's pictures from a running Airflow, so that they can be taken again.
 
-Needs Chromium (Debian: ``apt-get install chromium``; elsewhere name it in ``CHROMIUM``) and the ``docs`` extra. The
-Airflow has its home in a temporary folder and listens on a free loopback port; it is stopped at the end.
+Needs Chromium (Debian: ``apt-get install chromium``; elsewhere name it in ``CHROMIUM``) and the ``docs``
+extra. The Airflow has its home in a temporary folder and listens on a free loopback port; it is stopped at
+the end.
 """
 
 from __future__ import annotations
