@@ -71,9 +71,9 @@ async def complete_dataset(
 
     Each line of the output has ``index, id, status, output, error, finish_reason, model_id, attempts,
     latency_ms, usage`` and under ``row`` the columns it carries. A row whose request fails for good has the
-    status ``error``; with ``guidance``, an answer that is none of the choices is ``invalid_output``; both stand
-    in ``<output stem>.errors.jsonl`` too. While the run lasts, ``<output stem>.journal.jsonl`` holds what is
-    done (a file on the local disk, elsewhere a folder); ``<output stem>.manifest.json`` comes last.
+    status ``error``; with ``guidance``, an answer that is none of the choices is ``invalid_output``; both
+    stand in ``<output stem>.errors.jsonl`` too. While the run lasts, ``<output stem>.journal.jsonl`` holds
+    what is done (a file on the local disk, elsewhere a folder); ``<output stem>.manifest.json`` comes last.
 
     :param model_id: of a base model or an adapter.
     :param dataset: rows, or the path of a JSONL file.
