@@ -1,0 +1,1 @@
+"""Airflow connections of type ``gradient`` and the clients made from them."""

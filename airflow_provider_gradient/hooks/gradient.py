@@ -1,0 +1,188 @@
+"""The hook: from a connection id to clients of the Gradient API.
+
+A client must be made in the process that uses it, because its threads don't survive Airflow's fork: the hook
+makes a new one at each call and keeps none.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.log import mask_secret
+
+from airflow_provider_gradient.api import (
+    ApiError,
+    AuthenticationError,
+    GradientConnectionError,
+    GradientError,
+    GradientTimeoutError,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from airflow_provider_gradient.client import AsyncGradientClient, GradientClient, RetryPolicy
+from airflow_provider_gradient.hooks.connection import GradientConnection, from_airflow, from_environment
+from airflow_provider_gradient.provider_info import (
+    CONNECTION_TYPE,
+    DEFAULT_CONNECTION_ID,
+    HOOK_NAME,
+    connection_fields,
+    field_behaviour,
+)
+
+try:
+    from airflow.sdk.exceptions import AirflowNotFoundException
+except ImportError:  # Airflow 3.1
+    from airflow.exceptions import AirflowNotFoundException  # type: ignore[attr-defined,unused-ignore]
+
+if TYPE_CHECKING:
+    from airflow_provider_gradient.langchain import GradientLLM
+
+
+class GradientHook(BaseHook):
+    """Talks to a Gradient server by an Airflow connection of type ``gradient``.
+
+    Where no connection of that id exists, the environment variables ``GRADIENT_ACCESS_TOKEN``,
+    ``GRADIENT_WORKSPACE_ID`` and ``GRADIENT_API_URL`` serve; a connection that exists is used alone.
+
+    :param gradient_conn_id: id of the connection.
+    """
+
+    conn_name_attr = "gradient_conn_id"
+    default_conn_name = DEFAULT_CONNECTION_ID
+    conn_type = CONNECTION_TYPE
+    hook_name = HOOK_NAME
+
+    def __init__(self, gradient_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gradient_conn_id = gradient_conn_id
+
+    def get_conn(self) -> GradientClient:
+        """A new client; close it or use it in ``with``.
+
+        :raises InvalidRequestError: the connection lacks a field or has a wrong one; the message names it.
+        """
+        return GradientClient(**self._connection().client_arguments)
+
+    async def get_async_conn(self) -> AsyncGradientClient:
+        """A new asynchronous client for the running loop: ``async with await hook.get_async_conn() as
+        client``.
+
+        :raises InvalidRequestError: the connection lacks a field or has a wrong one; the message names it.
+        """
+        return AsyncGradientClient(**(await self._aconnection()).client_arguments)
+
+    def get_llm(self, model_id: str, **params: Any) -> GradientLLM:
+        """The model as a langchain-core LLM, for ``prompt | llm | parser``.
+
+        :param model_id: of a base model or an adapter.
+        :param params: further parameters of :class:`~airflow_provider_gradient.langchain.GradientLLM`, such
+            as ``temperature``.
+        """
+        from airflow_provider_gradient.langchain import GradientLLM
+
+        connection = self._connection()
+        return GradientLLM(
+            model=model_id,
+            gradient_access_token=connection.access_token,
+            gradient_workspace_id=connection.workspace_id,
+            gradient_api_url=connection.base_url,
+            **params,
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Whether the server answers a real call, and what is wrong where it doesn't.
+
+        Lists the models once, without retries.
+        """
+        try:
+            connection = self._connection()
+            with GradientClient(**connection.client_arguments, retries=RetryPolicy(attempts=1)) as client:
+                models = client.list_models(capability="any")
+        except InvalidRequestError as error:
+            return False, str(error)
+        except (GradientError, OSError) as error:
+            return False, _diagnosis(error, connection)
+        return True, f"Connected to {client.base_url}: {len(models)} models in this workspace."
+
+    def _connection(self) -> GradientConnection:
+        try:
+            stored = self.get_connection(self.gradient_conn_id)
+        except AirflowNotFoundException:
+            connection = from_environment(self.gradient_conn_id)
+            mask_secret(connection.access_token)
+            return connection
+        return from_airflow(stored)
+
+    async def _aconnection(self) -> GradientConnection:
+        try:
+            stored = await self.aget_connection(self.gradient_conn_id)
+        except AirflowNotFoundException:
+            connection = from_environment(self.gradient_conn_id)
+            await _amask(connection.access_token)
+            return connection
+        return from_airflow(stored)
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The form's own fields for Airflow 3.1, which doesn't read them from the provider's metadata."""
+        from wtforms import StringField  # type: ignore[import-untyped,unused-ignore]
+
+        return {
+            name: StringField(field["label"], description=field["description"])
+            for name, field in connection_fields().items()
+        }
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """The form's standard fields for Airflow 3.1, which doesn't read them from the provider's
+        metadata."""
+        return {name.replace("-", "_"): value for name, value in field_behaviour().items()}
+
+
+async def _amask(secret: str) -> None:
+    try:
+        from airflow.sdk.log import amask_secret
+    except ImportError:  # Airflow 3.1
+        mask_secret(secret)
+    else:
+        await amask_secret(secret)
+
+
+def _diagnosis(error: Exception, connection: GradientConnection) -> str:
+    """What is wrong, in the words of the connection form."""
+    url = connection.base_url or "the default URL"
+    if isinstance(error, AuthenticationError):
+        return f"The server at {url} refused the access token (401): {error.message}"
+    if isinstance(error, PermissionDeniedError):
+        return (
+            f"The token is not allowed in workspace {connection.workspace_id!r} (403): {error.message} "
+            "Check the workspace id."
+        )
+    if isinstance(error, InvalidResponseError | NotFoundError):
+        return f"Something answers at {url}, but it is not a Gradient server; check the server URL. {error}"
+    if isinstance(error, ApiError):
+        return f"The Gradient server at {url} reports an error: {error}"
+    if (
+        any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
+        or "certificate" in str(error).lower()
+    ):
+        return (
+            f"No secure connection to {url}: {error}. Check the certificate, and the CA bundle of this "
+            "connection if the server has a private one."
+        )
+    if isinstance(error, GradientTimeoutError):
+        return f"The server at {url} did not answer in time: {error}"
+    if isinstance(error, GradientConnectionError):
+        return f"No route to {url}: {error}. Check the server URL and that the server runs."
+    return f"{type(error).__name__}: {error}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,191 @@
+"""What the operators share: the connection, the road into asyncio and out of it again, and the values that
+templates leave behind.
+
+A piece of work is known by its dag, task, run and map index, never by the try number: a retry must find what
+the attempt before it did. ``on_kill`` only asks the work to stop; what a retry needs is on disk before,
+because neither a kill nor a time-out leaves the event loop the time to write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.sdk import BaseOperator
+
+from airflow_provider_gradient.api import InvalidRequestError
+from airflow_provider_gradient.hooks.gradient import GradientHook
+from airflow_provider_gradient.provider_info import DEFAULT_CONNECTION_ID
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_gradient.client import AsyncGradientClient
+
+T = TypeVar("T")
+NumberT = TypeVar("NumberT", int, float)
+
+
+class GradientOperator(BaseOperator):
+    """An operator that works through a Gradient connection.
+
+    :param gradient_conn_id: id of the Airflow connection; where there is none, the ``GRADIENT_*`` environment
+        variables serve.
+    """
+
+    ui_color = "#e8e4fb"
+
+    def __init__(self, *, gradient_conn_id: str = DEFAULT_CONNECTION_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gradient_conn_id = gradient_conn_id
+        self._work: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    @property
+    def hook(self) -> GradientHook:
+        """A hook of this operator's connection."""
+        return GradientHook(self.gradient_conn_id)
+
+    def run_async(self, work: Callable[[AsyncGradientClient], Awaitable[T]]) -> T:
+        """What ``work`` gives back, done with a client made for it here, after Airflow's fork.
+
+        :raises RuntimeError: the task was killed meanwhile.
+        """
+
+        async def with_client() -> T:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - asyncio.run makes one
+            self._work = asyncio.get_running_loop(), task
+            async with await self.hook.get_async_conn() as client:
+                return await work(client)
+
+        try:
+            return asyncio.run(with_client())
+        except asyncio.CancelledError:
+            raise RuntimeError(
+                "The task was stopped. What was acknowledged is in its journal; a retry goes on from there."
+            ) from None
+        finally:
+            self._work = None
+
+    def on_kill(self) -> None:
+        """Ask the work to stop."""
+        if self._work is not None:
+            loop, task = self._work
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+
+
+class InlineRows(Sequence[Mapping[str, Any]]):
+    """Rows given in the DAG file or by an earlier task. Airflow neither renders them with Jinja, since a
+    row's text is data, nor shows them among the rendered fields."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __repr__(self) -> str:
+        return f"<rows given inline: {len(self)}>"
+
+
+class RowsField:
+    """A template field that takes a path, rows, or an earlier task's output of either.
+
+    Rows become :class:`InlineRows` whenever they are set, be it by the DAG file, by a mapped task's expansion
+    or when Airflow resolves an earlier task's output.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = f"_{name}"
+
+    def __get__(self, operator: object, owner: type | None = None) -> Any:
+        return self if operator is None else getattr(operator, self._attribute)
+
+    def __set__(self, operator: object, value: object) -> None:
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes | InlineRows):
+            value = InlineRows(value)
+        object.__setattr__(operator, self._attribute, value)
+
+
+def located(value: Any) -> Any:
+    """A URL such as ``s3://conn_id@bucket/key`` as a path that its Airflow connection opens; anything else,
+    local paths and rows among them, as it is."""
+    if isinstance(value, str) and "://" in value:
+        from airflow.sdk import ObjectStoragePath
+
+        return ObjectStoragePath(value)
+    return value
+
+
+def number(field: str, value: Any, kind: type[NumberT]) -> NumberT:
+    """The number that ``value`` is, or that its template rendered to.
+
+    :raises InvalidRequestError: names the field.
+    """
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            converted = kind(value)
+        except ValueError:
+            pass
+        else:
+            if not isinstance(value, float) or converted == value:
+                return converted
+    wanted = "a whole number" if kind is int else "a number"
+    raise InvalidRequestError(f"{field}: must be {wanted} (got {value!r})")
+
+
+def optional_number(field: str, value: Any, kind: type[NumberT]) -> NumberT | None:
+    """Like :func:`number`; ``None``, or a template that rendered to nothing, is ``None``."""
+    return None if value is None or value == "" else number(field, value, kind)
+
+
+def check_at_least_one(**fields: Any) -> None:
+    """Refuse numbers below 1 that stand in the DAG file; templates are checked when they are rendered.
+
+    :raises InvalidRequestError: names the field.
+    """
+    for field, value in fields.items():
+        if isinstance(value, int | float) and (value < 1 or isinstance(value, bool)):
+            raise InvalidRequestError(f"{field}: must be at least 1 (got {value!r})")
+
+
+def literals(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``fields`` whose values are known when the DAG file is read: no templates, no earlier
+    outputs."""
+    return dict(_known(fields))
+
+
+def _known(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, str | list | tuple):
+            if not _templated(value):
+                yield name, value
+        elif isinstance(value, bool | int | float):
+            yield name, value
+
+
+def _templated(value: Any) -> bool:
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, list | tuple):
+        return any(_templated(element) for element in value)
+    return not isinstance(value, int | float)
+
+
+def work_identity(context: Context) -> tuple[str, str, str, str]:
+    """Dag, run, task and map index: what a retry has in common with the attempt before it."""
+    instance = context["ti"]
+    return instance.dag_id, instance.run_id, instance.task_id, str(instance.map_index)
+
+
+def idempotency_key(context: Context, *parts: object) -> str:
+    """A key that is the same at every try of this task, and another for every other task, run or
+    ``parts``."""
+    text = "\x1f".join([*work_identity(context), *map(str, parts)])
+    return hashlib.sha256(text.encode()).hexdigest()
