@@ -10,8 +10,10 @@ On opening, a last line without its end, which is a write that was cut, is dropp
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -166,7 +168,7 @@ class _Parts:
 
     def fetch(self) -> int:
         """The descriptor of a nameless local file with the content of all parts."""
-        with tempfile.TemporaryFile("ab+", 0) as file:
+        with tempfile.TemporaryFile(buffering=0) as file:
             for part in self._all():
                 with part.open("rb") as source:
                     content = source.read()
@@ -174,7 +176,9 @@ class _Parts:
                     content[: content.rfind(b"\n") + 1]
                 )  # a part is whole lines, unless its put was cut
                 self._next = int(part.name.partition(".")[0]) + 1
-            return os.dup(file.fileno())
+            descriptor = os.dup(file.fileno())
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        return descriptor
 
     def put(self, content: bytes) -> None:
         """Add a part."""
@@ -190,9 +194,11 @@ class _Parts:
         self._next = 0
 
     def _all(self) -> list[Any]:
-        self._folder.fs.invalidate_cache()
+        fs = self._folder.fs
+        fs.invalidate_cache()
         try:
-            parts = [part for part in self._folder.iterdir() if part.name.endswith(".jsonl")]
+            paths = fs.ls(self._folder.path, detail=False)
         except FileNotFoundError:
             return []
-        return sorted(parts, key=lambda part: str(part.name))
+        names = {path.rstrip("/").rpartition("/")[2] for path in paths}
+        return [self._folder / name for name in sorted(names) if re.fullmatch(r"\d{8}\.jsonl", name)]

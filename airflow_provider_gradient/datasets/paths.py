@@ -60,9 +60,6 @@ class StoredPath(Protocol):
     def stat(self) -> Any:
         """The file's size (``st_size``) and what else its file system knows."""
 
-    def iterdir(self) -> Iterator[Any]:
-        """The folder's entries."""
-
     def __truediv__(self, name: str, /) -> Any:
         """The path of ``name`` in this folder."""
 

@@ -7,8 +7,9 @@ and ``z`` the normal quantile of the confidence,
     (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
 
 Any other mean of scores between 0 and 1 gets the normal approximation ``mean ± z·s/sqrt(n)``, ``s`` being the
-sample's standard deviation (divisor ``n - 1``), cut at 0 and 1; for one row, of which nothing is known, 0 to
-1.
+sample's standard deviation (divisor ``n - 1``), cut at 0 and 1. Where all scores are alike, ``s`` is 0 and
+says nothing; the interval is then Wilson's, which is wide enough for any scores of that mean, since scores
+between 0 and 1 vary at most as much as a proportion.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ class Mean:
             mean = successes / n
             error: float | None = math.sqrt(mean * (1 - mean) / n)
             low, high = wilson_interval(successes, n, confidence=confidence)
-        elif n == 1:
-            error, low, high = None, 0.0, 1.0
+        elif self._squares <= 0.0:
+            error = None if n == 1 else 0.0
+            low, high = wilson_interval(mean * n, n, confidence=confidence)
         else:
-            error = math.sqrt(max(0.0, self._squares) / (n - 1) / n)
+            error = math.sqrt(self._squares / (n - 1) / n)
             half = quantile(confidence) * error
             low, high = max(0.0, mean - half), min(1.0, mean + half)
         return MetricValue(value=mean, standard_error=error, low=low, high=high, n=n)
