@@ -43,6 +43,7 @@ class ResidentAdapters:
         self._served = served
         self._weights = weights
         self._peft: Any = None
+        self._active: str | None = None
         self._resident: OrderedDict[str, ResidentAdapter] = OrderedDict()
 
     @contextmanager
@@ -70,8 +71,9 @@ class ResidentAdapters:
                 self.evict(record.id)
                 raise
         self._resident.move_to_end(record.id)
-        if self._peft.active_adapter != record.id:
+        if self._active != record.id:
             self._peft.set_adapter(record.id)
+            self._active = record.id
         return known
 
     @property
@@ -82,6 +84,7 @@ class ResidentAdapters:
     def evict(self, adapter_id: str) -> None:
         """Forget what is in memory of an adapter, if anything; what lies on the disk counts."""
         self._resident.pop(adapter_id, None)
+        self._active = None  # PEFT makes another adapter the active one, or none
         if self._peft is not None and adapter_id in self._peft.peft_config:
             self._peft.delete_adapter(adapter_id)
 

@@ -69,7 +69,7 @@ def _next_token_log_probabilities(
         cache.batch_repeat_interleave(len(paths))
         told = model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
     first = read.logits[:, -1:].expand(len(paths), -1, -1)
-    return torch.cat([first, told.logits], dim=1).double().log_softmax(dim=-1)
+    return torch.cat([first, told.logits], dim=1).float().log_softmax(dim=-1)
 
 
 def _longer(path: _Path, paths: Sequence[_Path]) -> set[int]:

@@ -7,6 +7,7 @@ servers in one would remove each other's files), then the port is taken, and onl
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -52,6 +53,7 @@ def _run(settings: ServerSettings, store: Store, listener: socket.socket, ready:
         app, log_config=None, server_header=False, timeout_graceful_shutdown=_GRACE_SECONDS
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gc.freeze()  # nothing made so far is ever garbage: no collection, and no exit, need look at it
     print(ready, flush=True)
     with suppress(KeyboardInterrupt):  # uvicorn stops in good order, then repeats the signal
         uvicorn.Server(config).run(sockets=[listener])
