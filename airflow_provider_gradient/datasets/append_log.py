@@ -10,6 +10,7 @@ On opening, a last line without its end, which is a write that was cut, is dropp
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -192,6 +193,8 @@ class _Parts:
         for part in reversed(self._all()):
             remove(part)
         self._next = 0
+        with contextlib.suppress(OSError, NotImplementedError):  # where folders are things of their own
+            self._folder.fs.rmdir(self._folder.path)
 
     def _all(self) -> list[Any]:
         fs = self._folder.fs
