@@ -34,7 +34,7 @@ class GradientClient(ClientBase):
     Every call raises the errors of :mod:`airflow_provider_gradient.api`: :class:`InvalidRequestError` before
     anything is sent, :class:`GradientConnectionError` or :class:`GradientTimeoutError` without an answer,
     :class:`InvalidResponseError` for an answer that is not Gradient's, and the :class:`ApiError` that the
-    server reports. ``error.outcome_unknown`` says whether the server may have carried the call out all the same.
+    server reports. ``error.outcome_unknown`` says whether the server may have carried the call out anyway.
 
     :param access_token: default: environment variable ``GRADIENT_ACCESS_TOKEN``.
     :param workspace_id: default: ``GRADIENT_WORKSPACE_ID``.

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+import httpx
+
 from airflow_provider_gradient import __version__
 from airflow_provider_gradient.api import InvalidRequestError
 
@@ -93,12 +95,12 @@ def _split(name: str, url: str) -> SplitResult:
         raise InvalidRequestError(f"{name} must not hold credentials; give the token as access_token")
     try:
         parts = urlsplit(text)
-        _ = parts.port
-    except ValueError as error:
+        _ = parts.port, httpx.URL(text)
+    except (ValueError, httpx.InvalidURL) as error:
         raise InvalidRequestError(f"{name} is not a URL: {error} (got {text!r})") from None
     if parts.scheme not in ("http", "https") or "://" not in text:
         raise InvalidRequestError(f"{name} must begin with http:// or https:// (got {text!r})")
-    if not parts.hostname or any(character.isspace() or character == "\\" for character in text):
+    if not parts.hostname or not text.isprintable() or set(text) & set(' \\<>"{}|^`'):
         raise InvalidRequestError(
             f"{name} must name a host, as in https://gradient.example.com (got {text!r})"
         )

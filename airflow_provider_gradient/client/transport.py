@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import ssl
 import threading
 import time
@@ -47,6 +48,12 @@ class _Transport:
     def _tls(self) -> ssl.SSLContext:
         """Trusts httpx's authorities, the system's, and those of the endpoint's bundle."""
         verify = self._endpoint.verify
+        if not any(
+            url.startswith("https://") for url in (self._endpoint.base_url, self._endpoint.proxy or "")
+        ):
+            return ssl.SSLContext(
+                ssl.PROTOCOL_TLS_CLIENT
+            )  # nothing to check; reading authorities takes 0.1 s
         context = httpx.create_ssl_context(verify=verify is not False)
         if verify is not False:
             context.load_default_certs()
@@ -227,7 +234,10 @@ def _innermost(error: BaseException) -> str:
         elif (cause := error.__cause__ or error.__context__) is not None:
             error = cause
         else:
-            return str(error) or type(error).__name__
+            break
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 def _no_answer_of_pyreqwest(error: PyreqwestError) -> NoAnswer:

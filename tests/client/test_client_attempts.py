@@ -1,0 +1,131 @@
+"""The decisions alone, without network and without clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_gradient.api import GradientConnectionError, RateLimitError
+from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
+from airflow_provider_gradient.client.calls import complete, fine_tune
+from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts, retry_after_seconds
+
+COMPLETE = complete("m", "q", guidance=None)
+FINE_TUNE = fine_tune("m", [{"inputs": "x"}], idempotency_key=None, keys_honoured=False)
+LOST = NoAnswer(reason="cut", sent=True)
+
+
+def attempts(call=COMPLETE, *, jitter=1.0, record=None, timeouts=Timeouts(), **policy):  # noqa: B008 - frozen
+    return Attempts(
+        call,
+        url="http://x/api/models",
+        policy=RetryPolicy(**policy),
+        timeouts=timeouts,
+        now=100.0,
+        record=record,
+        jitter=lambda: jitter,
+    )
+
+
+def test_the_ceiling_of_the_wait_doubles_up_to_the_longest():
+    course = attempts(attempts=8, base=1.0, longest=10.0)
+    waits = []
+    for _ in range(6):
+        course.start(now=100.0)
+        waits.append(course.on_no_answer(LOST, now=100.0).seconds)
+    assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    assert course.record.waited == sum(waits)
+
+
+@given(st.integers(1, 2000), st.floats(0, 1))
+def test_a_wait_lies_between_nothing_and_its_ceiling(failed, jitter):
+    wait = RetryPolicy(base=0.5, longest=60).wait(failed=failed, retry_after=None, jitter=lambda: jitter)
+    assert 0 <= wait <= 60
+
+
+def test_jitter_comes_on_top_of_what_the_server_asked_for():
+    course = attempts(jitter=0.5, base=1.0)
+    course.start(now=100.0)
+    answer = Answer(status=429, headers={"retry-after": "7"}, body=b"{}")
+    assert course.on_answer(answer, now=100.0) == Wait(seconds=7.5)
+
+
+def test_no_wait_leads_past_the_total_time():
+    course = attempts(timeouts=Timeouts(total=10), base=4.0, attempts=9)
+    course.start(now=100.0)
+    assert course.on_no_answer(LOST, now=105.0) == Wait(seconds=4.0)
+    assert course.start(now=109.0) == Timeouts(connect=1.0, read=1.0, total=1.0)
+    with pytest.raises(GradientConnectionError):
+        course.on_no_answer(LOST, now=109.5)
+
+
+def test_a_fine_tune_may_be_silent_for_all_the_time_there_is():
+    course = attempts(FINE_TUNE, timeouts=Timeouts(connect=5, read=20, total=600))
+    assert course.start(now=150.0) == Timeouts(connect=5, read=550, total=550)
+
+
+def test_what_was_lost_in_an_earlier_attempt_stays_unknown():
+    repeatable = fine_tune("m", [{"inputs": "x"}], idempotency_key="k", keys_honoured=True)
+    course = attempts(repeatable, attempts=2)
+    course.start(now=100.0)
+    course.on_no_answer(LOST, now=100.0)
+    course.start(now=101.0)
+    with pytest.raises(GradientConnectionError) as raised:
+        course.on_no_answer(NoAnswer(reason="refused", sent=False), now=101.0)
+    assert raised.value.outcome_unknown
+
+
+def test_a_record_counts_attempts_of_failures_too():
+    record = CallRecord()
+    course = attempts(record=record, attempts=2)
+    course.start(now=100.0)
+    assert isinstance(course.on_answer(Answer(status=502, headers={}, body=b""), now=100.0), Wait)
+    course.start(now=101.0)
+    body = b'{"finishReason":"stop","generatedOutput":"x"}'
+    assert isinstance(course.on_answer(Answer(status=200, headers={}, body=body), now=101.0), Done)
+    assert record == CallRecord(attempts=2, waited=1.0)
+
+
+def test_a_refusal_carries_the_time_the_server_named():
+    course = attempts(attempts=1)
+    course.start(now=100.0)
+    headers = {"retry-after": "Sun, 06 Nov 1994 08:50:07 GMT", "date": "Sun, 06 Nov 1994 08:49:37 GMT"}
+    with pytest.raises(RateLimitError) as raised:
+        course.on_answer(Answer(status=429, headers=headers, body=b"slow down"), now=100.0)
+    assert raised.value.retry_after == 30.0
+
+
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": " 17 "}, 17.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e9"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Mon, 01 Jan 2024 12:00:20 GMT"}, 20.0),
+        ({"retry-after": "Mon, 01 Jan 2024 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "Mon, 01 Jan 2024 12:00:20 -0000"}, 20.0),
+        ({"retry-after": "Mon, 01 Jan 2024 09:00:05 GMT", "date": "Mon, 01 Jan 2024 09:00:00 GMT"}, 5.0),
+        ({"retry-after": "Mon, 01 Jan 2024 12:00:20 GMT", "date": "not a date"}, 20.0),
+        ({"retry-after": "Mon, 99 Jan 2024 12:00:20 GMT"}, None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(headers, seconds):
+    assert retry_after_seconds(headers, now=lambda: NOON) == seconds
+
+
+@given(st.text())
+def test_no_retry_after_breaks_the_reading_of_it(text):
+    seconds = retry_after_seconds({"retry-after": text, "date": text})
+    assert seconds is None or seconds >= 0
