@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from airflow_provider_gradient import __version__
 from airflow_provider_gradient.api import ApiError
@@ -65,6 +66,7 @@ def create_app(settings: ServerSettings, *, store: Store) -> FastAPI:
     app.add_api_route("/health", _health)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
     app.add_exception_handler(Exception, _on_any_error)
     return app
 
@@ -88,6 +90,11 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         raise error
     message = f"{request.method} {request.url.path}: {error.detail}"
     return JSONResponse({"message": message}, status_code=error.status_code, headers=error.headers)
+
+
+async def _on_hang_up(_request: Request, _error: Exception) -> Response:
+    """The client left before its request was whole; nobody reads this."""
+    return Response(status_code=400)
 
 
 async def _on_any_error(request: Request, error: Exception) -> JSONResponse:

@@ -97,7 +97,11 @@ class Caller:
         return next(model["id"] for model in models if model["slug"] == slug)
 
     def create(self, slug: str = "llama", *, name: str = "test", **headers: str) -> str:
-        body = {"model": {"baseModelId": self.base_id(slug), "name": name}}
+        """A new adapter that learns so fast that one call changes its answers."""
+        body = {
+            "model": {"baseModelId": self.base_id(slug), "name": name},
+            "initialHyperparameters": {"trainingArguments": {"learningRate": 0.05}},
+        }
         return self._answer(self.http.post("/models", json=body, headers=headers))["id"]
 
     def complete(self, model_id: str, query: str, **fields: Any) -> dict[str, Any]:
