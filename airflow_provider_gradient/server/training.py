@@ -165,8 +165,6 @@ def fine_tune(
             picked = rng.sample(anchors, min(plan.per_step, len(anchors)))
             step = _accumulate(model, samples, picked, policy, plan.weight)
             reported = step.sum_loss if reported is None else reported
-            if plan.passes > 1 and step.worst < policy.stop_nll:
-                break
             norm = torch.nn.utils.clip_grad_norm_(parameters.values(), policy.max_gradient_norm)
             if not (math.isfinite(step.sum_loss) and bool(torch.isfinite(norm))):
                 raise NanLossError(
@@ -174,6 +172,8 @@ def fine_tune(
                     status=400,
                     type="nanLoss",
                 )
+            if plan.passes > 1 and step.worst < policy.stop_nll:
+                break
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             steps += 1
@@ -246,7 +246,7 @@ def _accumulate(
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         nll = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(chunk), -1)
         factors = _padded([weights[i] for i in rows], 0.0, model.device)
-        ((nll * factors).sum() / total).backward()
+        torch.autograd.backward((nll * factors).sum() / total)
         chunk_loss, chunk_worst = _figures(nll.detach(), chunk)
         sum_loss, worst = sum_loss + chunk_loss, max(worst, chunk_worst)
     if anchors:
@@ -265,7 +265,7 @@ def _hold(model: PeftModel, anchors: Sequence[Neighbour], rows_per_pass: int, we
         total = logits.new_zeros((), dtype=torch.float32)
         for row, anchor, reference in zip(logits, chunk, references_of(model, chunk), strict=True):
             total = total + divergence(reference, row[anchor.answer_start - 1 : len(anchor.tokens) - 1])
-        (total * weight / tokens).backward()
+        torch.autograd.backward(total * weight / tokens)
 
 
 def _token_weights(sample: EncodedSample, prompt_weight: float) -> list[float]:

@@ -4,8 +4,8 @@
 
 - ``tuned``: this season's products, which the base model doesn't know; the loop tunes on these facts;
 - ``paraphrase``: the same facts in a wording that is never tuned;
-- ``old``: last season's products and facts of the world, known before. No sample ever rehearses them, so they show
-  what tuning does to the rest of the model.
+- ``old``: last season's products and facts of the world, known before. No sample ever rehearses them, so they
+  show what tuning does to the rest of the model.
 
 ``support_phrasings.jsonl``: every tuned fact in three wordings (``id, fact, question, answer``), to tune on.
 
