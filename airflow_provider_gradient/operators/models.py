@@ -101,13 +101,17 @@ class GradientCreateModelAdapterOperator(GradientOperator):
             base = client.find_base_model(self.base_model)
             if self.if_exists != "create" and (existing := self._existing(client, base)):
                 return existing.id
-            adapter_id = client.create_model_adapter(
-                base_model_id=base.id,
-                name=self.name,
-                rank=rank,
-                learning_rate=learning_rate,
-                idempotency_key=idempotency_key(context, base.id, self.name, rank, learning_rate),
-            )
+            wanted: dict[str, Any] = {
+                "base_model_id": base.id,
+                "name": self.name,
+                "rank": rank,
+                "learning_rate": learning_rate,
+            }
+            key = idempotency_key(context, *wanted.values())
+            adapter_id = client.create_model_adapter(**wanted, idempotency_key=key)
+            if not _exists(client, adapter_id):
+                # The answer to this run's first time round, before it was cleared; that adapter was deleted.
+                adapter_id = client.create_model_adapter(**wanted)
         self.log.info("Created adapter %s (%s) of %s", adapter_id, self.name, base.slug)
         return adapter_id
 
@@ -164,6 +168,14 @@ class GradientDeleteModelAdapterOperator(GradientOperator):
                 self.log.info("Adapter %s isn't there", self.model_id)
             else:
                 self.log.info("Deleted adapter %s", self.model_id)
+
+
+def _exists(client: GradientClient, adapter_id: str) -> bool:
+    try:
+        client.get_model_adapter(adapter_id)
+    except UnknownModelError:
+        return False
+    return True
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,0 +1,276 @@
+"""The hook: what a connection must hold, where the environment stands in, and what a test says is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_gradient.api import InvalidRequestError
+from airflow_provider_gradient.client import Timeouts
+
+Define = Callable[..., None]
+CREDENTIALS = {"password": "a-token-nobody-may-see", "extra": {"workspace_id": "team_workspace"}}
+
+
+@pytest.fixture
+def hook(airflow_database: Any) -> Any:
+    """The hook of ``gradient_default``."""
+    from airflow_provider_gradient.hooks.gradient import GradientHook
+
+    return GradientHook()
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., str]]:
+    """Starts HTTP servers that answer anything with one status and body; gives their URL."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(status: int, body: str, content_type: str = "application/json") -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body.encode())))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/api"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_the_client_of_a_connection_talks_to_its_server(gradient_default: Any, hook: Any) -> None:
+    with hook.get_conn() as client:
+        assert [model.slug for model in client.list_models(only_base=True)] == ["tiny"]
+
+
+def test_the_async_client_of_a_connection_talks_to_its_server(gradient_default: Any, hook: Any) -> None:
+    async def slugs() -> list[str]:
+        async with await hook.get_async_conn() as client:
+            return [model.slug for model in await client.list_models(only_base=True)]
+
+    assert asyncio.run(slugs()) == ["tiny"]
+
+
+def test_the_llm_of_a_connection_answers(gradient_default: Any, hook: Any) -> None:
+    with hook.get_conn() as client:
+        [model] = client.list_models(only_base=True)
+    llm = hook.get_llm(model.id, max_generated_token_count=4, temperature=0)
+    assert isinstance(llm.invoke("Question: What is the capital of France?\n\nAnswer:"), str)
+    assert gradient_default.access_token not in repr(llm)
+
+
+def test_environment_variables_serve_where_there_is_no_connection(
+    gradient_environment: Any, hook: Any
+) -> None:
+    with hook.get_conn() as client:
+        assert client.list_models(only_base=True)
+    assert hook.test_connection()[0] is True
+
+
+def test_neither_connection_nor_environment_names_the_variables_that_are_missing(hook: Any) -> None:
+    with pytest.raises(
+        InvalidRequestError,
+        match=r"'gradient_default'.*GRADIENT_ACCESS_TOKEN and GRADIENT_WORKSPACE_ID not set",
+    ):
+        hook.get_conn()
+    with pytest.raises(InvalidRequestError, match="GRADIENT_ACCESS_TOKEN"):
+        asyncio.run(hook.get_async_conn())
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({"host": "localhost:1", "extra": {"workspace_id": "w"}}, "an access token (field password)"),
+        ({"host": "localhost:1", "password": "token-1"}, "a workspace id (workspace_id in extra)"),
+        ({"password": "token-1", "extra": {"workspace_id": "w"}}, "a server URL (field host)"),
+    ],
+)
+def test_a_connection_that_lacks_a_field_is_not_filled_in_from_the_environment(
+    fields: dict[str, Any], missing: str, gradient_environment: Any, airflow_connection: Define, hook: Any
+) -> None:
+    airflow_connection("gradient_default", **fields)
+    with pytest.raises(InvalidRequestError) as caught:
+        hook.get_conn()
+    assert str(caught.value) == f"The Airflow connection 'gradient_default' lacks {missing}."
+    assert hook.test_connection() == (False, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"read_timeout": "soon"}, "read_timeout must be a number of seconds above 0 (got 'soon')"),
+        ({"total_timeout": 0}, "total_timeout must be a number of seconds above 0 (got 0)"),
+        ({"connect_timeout": True}, "connect_timeout must be a number of seconds above 0 (got True)"),
+        ({"ca_bundle": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
+    ],
+)
+def test_a_wrong_value_in_extra_is_named(
+    extra: dict[str, Any], message: str, airflow_connection: Define, hook: Any
+) -> None:
+    airflow_connection(
+        "gradient_default", host="localhost", password="token-1", extra={"workspace_id": "w", **extra}
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        hook.get_conn()
+    assert message in str(caught.value)
+
+
+def test_extra_that_is_no_object_is_named(airflow_connection: Define, hook: Any) -> None:
+    airflow_connection("gradient_default", host="localhost", password="token-1", extra="workspace_id=w")
+    with pytest.raises(InvalidRequestError, match="extra must be a JSON object"):
+        hook.get_conn()
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": "https://gradient.example.com/api"}, "https://gradient.example.com/api"),
+        ({"host": "gradient.example.com"}, "https://gradient.example.com"),
+        ({"host": "gradient.example.com/gateway/api"}, "https://gradient.example.com/gateway/api"),
+        ({"host": "gradient.example.com", "port": 8443}, "https://gradient.example.com:8443"),
+        ({"host": "gradient.example.com/api", "schema": "http"}, "http://gradient.example.com/api"),
+        ({"host": "localhost:3026"}, "http://localhost:3026"),
+        ({"host": "127.0.0.1", "port": 3026}, "http://127.0.0.1:3026"),
+        ({"host": "[::1]:3026"}, "http://[::1]:3026"),
+        ({"host": "http://gradient.internal:80", "port": 443}, "http://gradient.internal:80"),
+    ],
+)
+def test_a_host_without_a_scheme_means_https_and_on_the_loopback_http(
+    fields: dict[str, Any], url: str, airflow_connection: Define, hook: Any
+) -> None:
+    airflow_connection("gradient_default", **CREDENTIALS, **fields)
+    assert hook._connection().base_url == url
+
+
+def test_a_host_of_another_protocol_is_refused(airflow_connection: Define, hook: Any) -> None:
+    airflow_connection("gradient_default", **CREDENTIALS, host="ftp://gradient.example.com")
+    with pytest.raises(InvalidRequestError, match="host must be an http or https URL"):
+        hook.get_conn()
+
+
+def test_time_outs_may_be_numbers_or_their_text_as_a_connection_uri_gives_them(
+    monkeypatch: pytest.MonkeyPatch, hook: Any
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_GRADIENT_DEFAULT",
+        "gradient://:token-1@localhost:3026/?workspace_id=w&connect_timeout=2&read_timeout=3.5",
+    )
+    connection = hook._connection()
+    assert connection.timeouts == Timeouts(connect=2.0, read=3.5)
+    assert connection.base_url == "http://localhost:3026"
+
+
+def test_a_good_connection_says_where_it_connected_to(gradient_default: Any, hook: Any) -> None:
+    works, message = hook.test_connection()
+    assert works, message
+    assert message.startswith(f"Connected to {gradient_default.url}: ")
+
+
+def test_a_wrong_workspace_is_named(gradient_server: Any, airflow_connection: Define, hook: Any) -> None:
+    airflow_connection(
+        "gradient_default",
+        host=gradient_server.url,
+        password=gradient_server.access_token,
+        extra={"workspace_id": "another_workspace"},
+    )
+    works, message = hook.test_connection()
+    assert not works
+    assert "not allowed in workspace 'another_workspace' (403)" in message
+
+
+def test_a_server_that_is_down_is_told_from_one_that_refuses(airflow_connection: Define, hook: Any) -> None:
+    airflow_connection("gradient_default", **CREDENTIALS, host=f"http://127.0.0.1:{unused_port()}/api")
+    works, message = hook.test_connection()
+    assert not works
+    assert message.startswith("No route to http://127.0.0.1:")
+
+
+def test_a_host_that_does_not_exist_is_no_route(airflow_connection: Define, hook: Any) -> None:
+    airflow_connection("gradient_default", **CREDENTIALS, host="https://gradient.invalid/api")
+    works, message = hook.test_connection()
+    assert not works
+    assert "https://gradient.invalid/api" in message
+
+
+def test_a_plain_server_behind_an_https_url_is_no_secure_connection(
+    gradient_server: Any, airflow_connection: Define, hook: Any
+) -> None:
+    airflow_connection("gradient_default", **CREDENTIALS, host=gradient_server.url.replace("http:", "https:"))
+    works, message = hook.test_connection()
+    assert not works
+    assert gradient_server.url.replace("http:", "https:") in message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "content_type"),
+    [
+        (200, "<html><body>It works!</body></html>", "text/html"),
+        (200, json.dumps({"models": "many"}), "application/json"),
+        (200, json.dumps([1, 2]), "application/json"),
+        (404, "<html><body>Not Found</body></html>", "text/html"),
+    ],
+)
+def test_something_else_than_a_gradient_server_is_recognised(
+    status: int,
+    body: str,
+    content_type: str,
+    answering: Callable[..., str],
+    airflow_connection: Define,
+    hook: Any,
+) -> None:
+    airflow_connection("gradient_default", **CREDENTIALS, host=answering(status, body, content_type))
+    works, message = hook.test_connection()
+    assert not works
+    assert "it is not a Gradient server" in message
+
+
+def test_a_failing_server_is_reported_with_its_words(
+    answering: Callable[..., str], airflow_connection: Define, hook: Any
+) -> None:
+    airflow_connection(
+        "gradient_default", **CREDENTIALS, host=answering(503, '{"message": "being upgraded"}')
+    )
+    works, message = hook.test_connection()
+    assert not works
+    assert "reports an error: being upgraded (HTTP 503)" in message
+
+
+def test_the_token_is_masked_in_what_airflow_logs(
+    gradient_environment: Any, airflow_connection: Define, hook: Any
+) -> None:
+    from airflow.sdk.log import redact
+
+    hook.get_conn().close()
+    assert gradient_environment.access_token not in str(redact(f"sent {gradient_environment.access_token}"))
+    airflow_connection("gradient_default", host="localhost", **CREDENTIALS)
+    hook.get_conn().close()
+    assert CREDENTIALS["password"] not in str(redact(f"sent {CREDENTIALS['password']}"))
+
+
+def test_nothing_that_can_be_printed_shows_the_token(airflow_connection: Define, hook: Any) -> None:
+    airflow_connection("gradient_default", host="localhost", **CREDENTIALS)
+    with hook.get_conn() as client:
+        shown = repr([client, hook, hook._connection(), vars(hook)])
+    assert "nobody-may-see" not in shown
