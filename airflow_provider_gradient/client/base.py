@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from airflow_provider_gradient.client import calls
 from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
@@ -41,6 +41,20 @@ class ClientBase:
         self._retries = retries
         self._honours_idempotency_keys = False
 
+    @classmethod
+    def like(cls, other: ClientBase) -> Self:
+        """A client of the same settings as ``other``, which may be one of the other kind."""
+        settings = other._endpoint
+        return cls(
+            access_token=settings.access_token,
+            workspace_id=settings.workspace_id,
+            base_url=settings.base_url,
+            timeouts=other._timeouts,
+            retries=other._retries,
+            verify=settings.verify,
+            proxy=settings.proxy,
+        )
+
     @property
     def base_url(self) -> str:
         """Where calls go, ``/api`` included."""
@@ -59,6 +73,10 @@ class ClientBase:
         keys, it is repeated only where it surely was not carried out.
         """
         return self._honours_idempotency_keys
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes: settings, without connections."""
+        return {name: value for name, value in self.__dict__.items() if name != "_transport"}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, workspace_id={self.workspace_id!r})"

@@ -1,0 +1,110 @@
+"""GradientLLM as LangChain uses it, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import PromptTemplate
+
+from airflow_provider_gradient.api import (
+    AuthenticationError,
+    InvalidRequestError,
+    ModelIncapableOfFineTuningError,
+    UnknownModelError,
+)
+from airflow_provider_gradient.client import GradientClient
+from airflow_provider_gradient.langchain import GradientLLM
+
+GREEDY = {"temperature": 0.0, "max_generated_token_count": 12}
+
+
+@pytest.fixture
+def base_id(client):
+    return client.find_base_model("tiny").id
+
+
+@pytest.fixture
+def llm(gradient_environment, base_id):
+    return GradientLLM(model=base_id, **GREEDY)
+
+
+def test_a_chain_of_prompt_model_and_parser_answers(llm, client, base_id):
+    chain = PromptTemplate.from_template("What is {thing}?") | llm | StrOutputParser()
+    answer = chain.invoke({"thing": "an airflow"})
+    assert answer == client.complete(base_id, "What is an airflow?", **GREEDY).generated_output
+    assert chain.invoke({"thing": "an airflow"}) == asyncio.run(chain.ainvoke({"thing": "an airflow"}))
+
+
+def test_a_batch_keeps_the_order_of_its_inputs(llm):
+    questions = [f"Name number {number}." for number in range(8)]
+    one_by_one = [llm.invoke(question) for question in questions]
+    assert llm.batch(questions, {"max_concurrency": 3}) == one_by_one
+    assert asyncio.run(llm.abatch(questions, {"max_concurrency": 3})) == one_by_one
+    assert llm.generate(questions).generations[5][0].text == one_by_one[5]
+
+
+def test_the_parameters_of_the_published_class_work_unchanged(gradient_server, base_id):
+    llm = GradientLLM(
+        model=base_id,
+        model_kwargs={
+            "max_generated_token_count": 3,
+            "temperature": 0.75,
+            "top_p": 0.95,
+            "top_k": 20,
+            "stop": [],
+        },
+        gradient_workspace_id=gradient_server.workspace_id,
+        gradient_access_token=gradient_server.access_token,
+        gradient_api_url=gradient_server.url,
+    )
+    generation = llm.generate(["Tell me a story."]).generations[0][0]
+    assert generation.generation_info["usage"]["completion_tokens"] <= 3
+    assert llm.model_id == base_id
+    assert GradientLLM(model_id=base_id, client=llm._client).model_id == base_id
+
+
+def test_finish_reason_and_usage_are_told(llm):
+    result = llm.generate(["Hello?", "And you?"], max_generated_token_count=1)
+    for [generation] in result.generations:
+        assert generation.generation_info["finish_reason"] in ("length", "stop")
+        assert generation.generation_info["usage"]["completion_tokens"] == 1
+    usage = result.llm_output["token_usage"]
+    assert usage["completion_tokens"] == 2
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 2
+    assert result.llm_output["model_id"] == llm.model_id
+
+
+def test_guidance_chooses_among_what_is_given(llm):
+    assert llm.invoke("Is it?", guidance=["maybe", "never"]) in ("maybe", "never")
+
+
+def test_a_fine_tune_on_texts_gives_the_mean_loss(gradient_environment, adapter, base_id):
+    llm = GradientLLM(model=adapter)
+    text = "### Instruction: Who are you? \n\n### Response: A test."
+    first = llm.train_unsupervised([text])["loss"]
+    second = asyncio.run(llm.atrain_unsupervised([text, text], multipliers=[1, 0.5]))["loss"]
+    assert 0 < second < first
+    with pytest.raises(ModelIncapableOfFineTuningError):
+        GradientLLM(model=base_id).train_unsupervised([text])
+    with pytest.raises(InvalidRequestError, match="one for each of 1 inputs"):
+        llm.train_unsupervised([text], multipliers=[1, 2])
+
+
+def test_errors_are_the_clients_own(gradient_environment, gradient_server):
+    with pytest.raises(UnknownModelError):
+        GradientLLM(model="0" * 50).invoke("hello")
+    with pytest.raises(AuthenticationError):
+        GradientLLM(model="0" * 50, gradient_access_token="wrong").invoke("hello")
+
+
+def test_a_client_that_is_given_makes_the_calls(gradient_server, base_id):
+    client = GradientClient(
+        access_token=gradient_server.access_token,
+        workspace_id=gradient_server.workspace_id,
+        base_url=gradient_server.url,
+    )
+    llm = GradientLLM(model=base_id, client=client, **GREEDY)
+    assert llm.gradient_api_url == client.base_url
+    assert llm.invoke("Hello?") == asyncio.run(llm.ainvoke("Hello?"))
