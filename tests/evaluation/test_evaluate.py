@@ -1,0 +1,185 @@
+"""Completions in, a report out."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from upath import UPath
+
+from airflow_provider_gradient.completions import CompletionManifest, Counts
+from airflow_provider_gradient.datasets import DatasetError, read_rows, write_rows
+from airflow_provider_gradient.evaluation import EvaluationError, EvaluationReport, evaluate
+
+
+def completion(output: str | None, reference: Any, status: str = "success", **columns: Any) -> dict[str, Any]:
+    return {"output": output, "status": status, "model_id": "m", "row": {"answer": reference, **columns}}
+
+
+ROWS = [
+    completion("The Dallas Cowboys", "dallas cowboys!", sport="football"),
+    completion("It was the Dallas Cowboys", ["New York Giants", "Dallas Cowboys"], sport="football"),
+    completion(None, "Dallas Cowboys", "error", sport="baseball"),
+    completion("Dallas Cowboys", "Dallas Cowboys", "invalid_output", sport="baseball"),
+]
+
+
+def test_the_best_reference_counts_and_what_failed_is_wrong_in_every_metric() -> None:
+    report = evaluate(ROWS, reference_column="answer", metrics=("exact_match", "token_f1", "contains"))
+    assert report.metrics["exact_match"].value == 1 / 4
+    assert report.metrics["token_f1"].value == pytest.approx((1 + 2 * 2 / (4 + 2)) / 4)
+    assert report.metrics["contains"].value == 2 / 4
+    assert all(metric.n == 4 for metric in report.metrics.values())
+    assert report.counts == {"success": 2, "error": 1, "invalid_output": 1}
+    assert (report.rows, report.model_id, report.source) == (4, "m", "inline")
+
+
+def test_slices_have_the_metrics_of_their_rows() -> None:
+    report = evaluate(ROWS, reference_column="answer", slice_column="sport")
+    assert {name: metrics["exact_match"].value for name, metrics in report.slices.items()} == {
+        "baseball": 0.0,
+        "football": 0.5,
+    }
+    assert [metrics["exact_match"].n for metrics in report.slices.values()] == [2, 2]
+
+
+def test_slices_by_numbers_truths_and_nulls_have_their_json_as_names() -> None:
+    rows = [completion("a", "a", kind=kind) for kind in (1, True, None, "text")]
+    assert list(evaluate(rows, reference_column="answer", slice_column="kind").slices) == [
+        *("1", "null", "text", "true")
+    ]
+
+
+@pytest.mark.parametrize("folder", ["local", "memory"])
+def test_every_rows_scores_are_written(tmp_path: Path, folder: str) -> None:
+    path = UPath({"local": str(tmp_path / "new"), "memory": f"memory://{tmp_path.name}"}[folder]) / "s.jsonl"
+    rows = [{**row, "index": index, "id": f"r{index}"} for index, row in enumerate(ROWS)]
+    report = evaluate(rows, reference_column="answer", metrics=["exact_match", "contains"], output_path=path)
+    assert report.scores_path == str(path)
+    scores = list(read_rows(path))
+    assert scores[1] == {
+        "index": 1,
+        "id": "r1",
+        "status": "success",
+        "output": "It was the Dallas Cowboys",
+        "reference": ["New York Giants", "Dallas Cowboys"],
+        "exact_match": 0.0,
+        "contains": 1.0,
+        "row": ROWS[1]["row"],
+    }
+    assert [row["exact_match"] for row in scores] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_run_is_evaluated_by_its_manifest_as_an_object_and_as_a_dict(tmp_path: Path) -> None:
+    write_rows(tmp_path / "out.jsonl", ROWS)
+    manifest = CompletionManifest(
+        source="inline",
+        identity=None,
+        fingerprint="f",
+        output_path=str(tmp_path / "out.jsonl"),
+        output_bytes=1,
+        errors_path=None,
+        rows=4,
+        counts=Counts(success=4),
+        model_id="m",
+        model_version=None,
+        prompt_template="{q}",
+        prompt_column=None,
+        parameters={},
+        prompt_tokens=None,
+        completion_tokens=None,
+        attempts=4,
+        retries=0,
+        seconds=1.0,
+        rows_per_second=4.0,
+        resumed_rows=0,
+    )
+    reports = [
+        evaluate(given, reference_column="answer")
+        for given in (manifest, manifest.to_dict(), tmp_path / "out.jsonl")
+    ]
+    assert reports[0] == reports[1] == reports[2]
+    assert reports[0].source == str(tmp_path / "out.jsonl")
+    assert EvaluationReport.from_dict(json.loads(json.dumps(reports[0].to_dict()))) == reports[0]
+
+
+def test_rows_of_ones_own_need_no_nested_row() -> None:
+    rows = [{"output": "42", "answer": 42}, {"output": "no", "answer": 42}]
+    report = evaluate(rows, reference_column="answer")
+    assert report.metrics["exact_match"].value == 0.5
+    assert report.model_id is None
+
+
+def test_completions_of_two_models_have_no_model() -> None:
+    rows = [{"output": "a", "answer": "a", "model_id": model} for model in "aab"]
+    assert evaluate(rows, reference_column="answer").model_id is None
+
+
+BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "missing reference": (
+        [ROWS[0], {"output": "a", "row": {"q": "?"}}],
+        {},
+        "row 1 of the inline dataset has no column 'answer', which reference_column names; its columns: 'q'",
+    ),
+    "null reference": ([completion("a", None)], {}, "row 0 of the inline dataset: column 'answer'"),
+    "no references": ([completion("a", [])], {}, "row 0 of the inline dataset: the reference in column"),
+    "odd reference": ([completion("a", {"x": 1})], {}, "must be a string or number, or a list of such"),
+    "odd list": ([completion("a", ["a", None])], {}, "must be a string or number, or a list of such"),
+    "missing slice": (ROWS, {"slice_column": "team"}, "row 0 of the inline dataset has no column 'team'"),
+    "no output": ([{"text": "a", "answer": "a"}], {}, "row 0 of the inline dataset has no text in 'output'"),
+    "odd row": ([{"output": "a", "row": "b"}], {}, "row 0 of the inline dataset: 'row' is no object"),
+    "unknown metric": (
+        ROWS,
+        {"metrics": ["bleu"]},
+        "there is no metric 'bleu'; there are exact_match",
+    ),
+    "no metric": (ROWS, {"metrics": []}, "metrics: a list of at least one name"),
+    "metric as text": (ROWS, {"metrics": "exact_match"}, "metrics: a list of at least one name"),
+    "confidence": (ROWS, {"confidence": 95}, "confidence must be between 0 and 1"),
+    "no manifest": ({"a": 1}, {}, "neither rows, nor a path, nor the manifest of a run"),
+    "too many slices": (
+        [completion("a", "a", n=n) for n in range(1001)],
+        {"slice_column": "n"},
+        "slice_column 'n' has more than 1000 values (row 1000 of the inline dataset has another)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "arguments", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_be_evaluated_is_refused_by_row_or_parameter_and_writes_nothing(
+    tmp_path: Path, rows: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EvaluationError) as raised:
+        evaluate(rows, reference_column="answer", output_path=tmp_path / "scores.jsonl", **arguments)
+    assert message in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_completions_are_an_error() -> None:
+    with pytest.raises(DatasetError, match="has no rows"):
+        evaluate([], reference_column="answer")
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(5_000):
+            yield completion("word " * 500, "word", team=str(number % 10))
+
+    write_rows(tmp_path / "out.jsonl", rows())
+    tracemalloc.start()
+    try:
+        report = evaluate(
+            tmp_path / "out.jsonl",
+            reference_column="answer",
+            metrics=["exact_match", "contains"],
+            output_path=tmp_path / "scores.jsonl",
+            slice_column="team",
+        )
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert report.metrics["contains"].value == 1.0
