@@ -85,14 +85,7 @@ class GradientHook(BaseHook):
         """
         from airflow_provider_gradient.langchain import GradientLLM
 
-        connection = self._connection()
-        return GradientLLM(
-            model=model_id,
-            gradient_access_token=connection.access_token,
-            gradient_workspace_id=connection.workspace_id,
-            gradient_api_url=connection.base_url,
-            **params,
-        )
+        return GradientLLM(model_id=model_id, client=self.get_conn(), **params)
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the server answers a real call, and what is wrong where it doesn't.
