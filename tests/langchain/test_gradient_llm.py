@@ -10,7 +10,6 @@ from langchain_core.prompts import PromptTemplate
 
 from airflow_provider_gradient.api import (
     AuthenticationError,
-    InvalidRequestError,
     ModelIncapableOfFineTuningError,
     UnknownModelError,
 )
@@ -80,16 +79,15 @@ def test_guidance_chooses_among_what_is_given(llm):
     assert llm.invoke("Is it?", guidance=["maybe", "never"]) in ("maybe", "never")
 
 
-def test_a_fine_tune_on_texts_gives_the_mean_loss(gradient_environment, adapter, base_id):
+def test_a_fine_tune_on_a_text_gives_its_mean_loss_and_teaches(gradient_environment, adapter):
     llm = GradientLLM(model=adapter)
     text = "### Instruction: Who are you? \n\n### Response: A test."
-    first = llm.train_unsupervised([text])["loss"]
-    second = asyncio.run(llm.atrain_unsupervised([text, text], multipliers=[1, 0.5]))["loss"]
-    assert 0 < second < first
+    assert llm.train_unsupervised([text])["loss"] > asyncio.run(llm.atrain_unsupervised([text]))["loss"] > 0
+
+
+def test_a_base_model_is_not_tuned(llm):
     with pytest.raises(ModelIncapableOfFineTuningError):
-        GradientLLM(model=base_id).train_unsupervised([text])
-    with pytest.raises(InvalidRequestError, match="one for each of 1 inputs"):
-        llm.train_unsupervised([text], multipliers=[1, 2])
+        llm.train_unsupervised(["text"])
 
 
 def test_errors_are_the_clients_own(gradient_environment, gradient_server):

@@ -8,7 +8,7 @@ import json
 import pickle
 
 import pytest
-from faults import ACCESS_TOKEN, WORKSPACE_ID, FaultyServer, completion, error, reply
+from faults import ACCESS_TOKEN, WORKSPACE_ID, FaultyServer, completion, error, reply, trained
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumpd, dumps, load
@@ -169,6 +169,7 @@ class TestCredentials:
             model(temperature="hot")
         assert ACCESS_TOKEN not in str(raised.value)
 
+    @pytest.mark.filterwarnings("ignore:The function `load` is in beta")
     def test_a_serialised_model_comes_back_with_the_token_of_the_environment(self):
         llm = model(temperature=0.0, top_k=3, stop=["\n"])
         stored = json.loads(json.dumps(dumpd(llm)))
@@ -262,6 +263,18 @@ class TestInLangChain:
     def test_streaming_gives_the_whole_answer_at_once(self):
         with FaultyServer(completion("all of it")) as server:
             assert list(model(server).stream("hello")) == ["all of it"]
+
+    def test_a_fine_tune_sends_a_sample_for_each_text_with_its_multiplier(self):
+        with FaultyServer(trained(tokens=4, loss=6.0), trained(tokens=0, loss=0.0)) as server:
+            llm = model(server)
+            assert llm.train_unsupervised(["a", "b"], multipliers=[1, 0.5]) == {"loss": 1.5}
+            assert asyncio.run(llm.atrain_unsupervised(["a"])) == {"loss": 0.0}
+            for inputs, multipliers in ((["a"], [1, 2]), ("a", None)):
+                with pytest.raises(InvalidRequestError, match="inputs"):
+                    llm.train_unsupervised(inputs, multipliers=multipliers)
+        first, second = (request.json()["samples"] for request in server.requests)
+        assert [sample["fineTuningParameters"]["multiplier"] for sample in first] == [1, 0.5]
+        assert second == [{"inputs": "a"}]
 
     def test_an_empty_batch_asks_nothing(self):
         with FaultyServer() as server:
