@@ -1,4 +1,4 @@
-"""The web application: the routes, what they work on, and how errors look on the wire.
+"""The web application: the routes, what they work on, how errors look on the wire, and how it is run.
 
 Success is always 200. An error is the API's JSON: a message, a type where the API has one, a payload where
 the type has one; what no route foresaw says only that the server failed, and the log has the rest.
@@ -6,10 +6,11 @@ the type has one; what no route foresaw says only that the server failed, and th
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -27,10 +28,12 @@ from airflow_provider_gradient.server.store import Store
 from airflow_provider_gradient.server.weights import AdapterWeights
 
 _LOG = logging.getLogger(__name__)
+_GRACE_SECONDS = 5
+"""How long answers may take to be read by their clients once the server stops."""
 
 
-def create_app(settings: ServerSettings, *, store: Store) -> FastAPI:
-    """The application with its models loaded; it owns the store from here on and closes it at its end.
+def load_services(settings: ServerSettings, *, store: Store) -> Services:
+    """Load the models, and remove what a kill may have left of adapters.
 
     :param store: the records; the tokens in it are those that open the server.
     :raises StartError: a model can't be loaded.
@@ -39,19 +42,16 @@ def create_app(settings: ServerSettings, *, store: Store) -> FastAPI:
     weights.sweep(store.versions())
     engine = Engine(settings.model_directories, store=store, weights=weights, threads=settings.threads)
     names = {slug: model.config.name for slug, model in engine.models.items()}
-    services = Services(
+    return Services(
         access=AccessCheck(store.tokens()),
         catalogue=Catalogue(names=names, aliases=settings.aliases),
         engine=engine,
         store=store,
     )
 
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        engine.stop()
-        store.close()
 
+def create_app(services: Services) -> FastAPI:
+    """The application: operations 1 to 6 under ``/api``, and ``/health``."""
     app = FastAPI(
         title="Gradient server",
         version=__version__,
@@ -59,7 +59,6 @@ def create_app(settings: ServerSettings, *, store: Store) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        lifespan=lifespan,
     )
     app.state.services = services
     app.include_router(router)
@@ -69,6 +68,29 @@ def create_app(settings: ServerSettings, *, store: Store) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _on_hang_up)
     app.add_exception_handler(Exception, _on_any_error)
     return app
+
+
+class AppServer(uvicorn.Server):
+    """Runs the application on a socket that listens already, until a signal.
+
+    At the signal the engine is stopped first, so that every request under way gets an answer, if only that
+    the server is stopping; then connections are closed. ``engine_done`` tells afterwards whether it could
+    be waited for.
+    """
+
+    def __init__(self, app: FastAPI, engine: Engine) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, server_header=False, timeout_graceful_shutdown=_GRACE_SECONDS
+            )
+        )
+        self.engine_done = False
+        self._engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the engine, then close the connections."""
+        self.engine_done = await asyncio.to_thread(self._engine.stop)
+        await super().shutdown(sockets)
 
 
 async def _health(request: Request) -> JSONResponse:

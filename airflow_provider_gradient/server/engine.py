@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from airflow_provider_gradient.server.adapters import ResidentAdapters, seed_of
 from airflow_provider_gradient.server.encoding import encode_samples
 from airflow_provider_gradient.server.failures import failed, unknown_adapter
 from airflow_provider_gradient.server.generation import Continuation, Prompt, continue_prompts
-from airflow_provider_gradient.server.jobs import Answer, CompleteJob, FineTuneJob, ForgetJob, JobQueue
+from airflow_provider_gradient.server.jobs import Answer, CompleteJob, FineTuneJob, ForgetJob, Job, JobQueue
 from airflow_provider_gradient.server.served_model import ServedModel
 from airflow_provider_gradient.server.store import AdapterRecord, RepeatableCall, Store
 from airflow_provider_gradient.server.training import fine_tune
@@ -62,6 +63,7 @@ class Engine:
         self._chance = torch.Generator()
         self._chance.seed()
         self._queue = JobQueue(max_rows=_MAX_ROWS)
+        self._at_work: Sequence[Job] = ()
         self._worker = threading.Thread(target=self._work, name="gradient-engine", daemon=True)
         self._worker.start()
 
@@ -86,16 +88,21 @@ class Engine:
         """Remove a deleted adapter from memory and disk when its turn comes."""
         self._queue.put(ForgetJob(base_slug=record.base_slug, adapter_id=record.id))
 
-    def stop(self) -> None:
-        """Answer nothing more. What runs is waited for a few seconds; unfinished training isn't kept."""
+    def stop(self) -> bool:
+        """Answer nothing more: what waits is refused at once, what runs if it isn't done in a few seconds.
+
+        :returns: whether the worker is done; if not, torch still runs on its thread.
+        """
         for job in self._queue.close():
-            if not isinstance(job, ForgetJob):
-                _refuse(job)
+            _settle(job, error=_stopping())
         self._worker.join(_STOP_SECONDS)
+        for job in self._at_work:
+            _settle(job, error=_stopping())
+        return not self._worker.is_alive()
 
     def _submit(self, job: CompleteJob | FineTuneJob) -> Future[Answer]:
         if not self._queue.put(job):
-            _refuse(job)
+            _settle(job, error=_stopping())
         return job.answer
 
     # --- on the worker's thread ----------------------------------------------------------------------------
@@ -103,34 +110,30 @@ class Engine:
     def _work(self) -> None:
         torch.set_num_threads(self._threads)
         while jobs := self._queue.take():
+            self._at_work = jobs
             self._complete([job for job in jobs if isinstance(job, CompleteJob)])
             for job in jobs:
                 if isinstance(job, FineTuneJob):
                     self._fine_tune(job)
                 elif isinstance(job, ForgetJob):
                     self._forget(job)
+            self._at_work = ()
 
     def _complete(self, jobs: Sequence[CompleteJob]) -> None:
         """Answer completions by one model; where the batch breaks, each is tried once more by itself."""
-        waiting = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+        waiting = [job for job in jobs if not job.answer.done()]
+        if not waiting:
+            return
         try:
             self._complete_together(waiting)
         except Exception as error:
-            for job in (job for job in waiting if not job.answer.done()):
-                if len(waiting) == 1:
-                    job.answer.set_exception(_as_api_error(error))
-                else:
-                    self._complete_again(job)
-
-    def _complete_again(self, job: CompleteJob) -> None:
-        try:
-            self._complete_together([job])
-        except Exception as error:
-            job.answer.set_exception(_as_api_error(error))
+            if len(jobs) == 1:
+                _settle(jobs[0], error=_as_api_error(error))
+                return
+            for job in waiting:
+                self._complete([job])
 
     def _complete_together(self, jobs: Sequence[CompleteJob]) -> None:
-        if not jobs:
-            return
         served = self.models[jobs[0].base_slug]
         record = self._record(jobs[0].adapter_id) if jobs[0].adapter_id else None
         prompts: list[tuple[CompleteJob, Prompt]] = []
@@ -141,9 +144,9 @@ class Engine:
                     if job.request.guidance is None:
                         prompts.append((job, prompt))
                     else:
-                        job.answer.set_result(_choice(served, record, prompt, job.request.guidance))
+                        _settle(job, answer=_choice(served, record, prompt, job.request.guidance))
                 except ApiError as error:
-                    job.answer.set_exception(error)
+                    _settle(job, error=error)
             self._continue(served, record, prompts)
 
     def _continue(
@@ -152,17 +155,16 @@ class Engine:
         def deliver(index: int, continuation: Continuation) -> None:
             job, prompt = prompts[index]
             if continuation.finish_reason == "diverged":
-                job.answer.set_exception(failed("the model's output is not a number; fine-tune it anew"))
+                _settle(job, error=failed("the model's output is not a number"))
                 return
-            job.answer.set_result(
-                _completion(
-                    record,
-                    text=served.text(prompt, continuation.tokens),
-                    finish_reason=continuation.finish_reason,
-                    prompt_tokens=len(prompt.tokens),
-                    completion_tokens=len(continuation.tokens),
-                )
+            answer = _completion(
+                record,
+                text=served.text(prompt, continuation.tokens),
+                finish_reason=continuation.finish_reason,
+                prompt_tokens=len(prompt.tokens),
+                completion_tokens=len(continuation.tokens),
             )
+            _settle(job, answer=answer)
 
         if prompts:
             continue_prompts(
@@ -174,12 +176,12 @@ class Engine:
             )
 
     def _fine_tune(self, job: FineTuneJob) -> None:
-        if not job.answer.set_running_or_notify_cancel():
+        if job.answer.done():
             return
         try:
-            job.answer.set_result(self._store.answer(job.call) or self._train(job))
+            _settle(job, answer=self._store.answer(job.call) or self._train(job))
         except Exception as error:
-            job.answer.set_exception(_as_api_error(error))
+            _settle(job, error=_as_api_error(error))
 
     def _train(self, job: FineTuneJob) -> Answer:
         """One fine-tune, from samples to the record of the new version."""
@@ -226,9 +228,12 @@ class Engine:
         return answer
 
     def _forget(self, job: ForgetJob) -> None:
-        if job.base_slug in self._adapters:
-            self._adapters[job.base_slug].evict(job.adapter_id)
-        self._weights.remove(job.adapter_id)
+        try:
+            if job.base_slug in self._adapters:
+                self._adapters[job.base_slug].evict(job.adapter_id)
+            self._weights.remove(job.adapter_id)
+        except Exception:
+            _LOG.exception("what was kept of %s could not be removed", job.adapter_id)
 
     def _record(self, adapter_id: str) -> AdapterRecord:
         record = self._store.adapter(adapter_id)
@@ -257,9 +262,19 @@ def _completion(
     return completion.to_wire() | {"modelVersion": record.version if record else 0}
 
 
-def _refuse(job: CompleteJob | FineTuneJob) -> None:
-    if job.answer.set_running_or_notify_cancel():
-        job.answer.set_exception(ServerError("the server is stopping; try again", status=503, type="failed"))
+def _settle(job: Job, *, answer: Answer | None = None, error: ApiError | None = None) -> None:
+    """Give a job its answer or its error, unless its caller has left or it was refused already."""
+    if isinstance(job, ForgetJob):
+        return
+    with suppress(InvalidStateError):
+        if error is not None:
+            job.answer.set_exception(error)
+        else:
+            job.answer.set_result(answer or {})
+
+
+def _stopping() -> ServerError:
+    return ServerError("the server is stopping; try again", status=503, type="failed")
 
 
 def _as_api_error(error: Exception) -> ApiError:

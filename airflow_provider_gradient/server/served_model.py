@@ -51,12 +51,9 @@ class ServedModel:
     def load(cls, slug: str, directory: Path) -> ServedModel:
         """Load a Hugging Face directory, in float32.
 
-        :raises StartError: there is no such directory, or it holds no causal language model that reads with a
-            key-value cache.
+        :raises StartError: the directory holds no causal language model that reads with a key-value cache.
         """
         source = f"base model {slug!r} in {directory}"
-        if not (directory / "config.json").is_file():
-            raise StartError(f"{source}: no Hugging Face model directory there (it would have a config.json)")
         try:
             config = BaseModelConfig.load(directory)
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)

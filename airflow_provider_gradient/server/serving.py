@@ -22,9 +22,6 @@ from airflow_provider_gradient.server.credentials import Credentials, resolve_cr
 from airflow_provider_gradient.server.settings import ServerSettings, StartError
 from airflow_provider_gradient.server.store import Store
 
-_GRACE_SECONDS = 5
-"""How long requests under way are waited for after a signal to stop."""
-
 
 def serve(settings: ServerSettings) -> None:
     """Run a server until it is told to stop (SIGINT or SIGTERM).
@@ -43,20 +40,20 @@ def serve(settings: ServerSettings) -> None:
 
 
 def _run(settings: ServerSettings, store: Store, listener: socket.socket, ready: str) -> None:
-    import uvicorn
-
-    from airflow_provider_gradient.server.app import create_app
+    from airflow_provider_gradient.server.app import AppServer, create_app, load_services
 
     _log_to_standard_error()
-    app = create_app(settings, store=store)
-    config = uvicorn.Config(
-        app, log_config=None, server_header=False, timeout_graceful_shutdown=_GRACE_SECONDS
-    )
+    services = load_services(settings, store=store)
+    server = AppServer(create_app(services), services.engine)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.freeze()  # nothing made so far is ever garbage: no collection, and no exit, need look at it
     print(ready, flush=True)
     with suppress(KeyboardInterrupt):  # uvicorn stops in good order, then repeats the signal
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+    store.close()
+    if not server.engine_done:  # training that can't be waited for: a thread inside torch can't be ended
+        logging.shutdown()
+        os._exit(0)
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class ServerSettings:
         object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser().absolute())
         self._check_credentials()
         self._check_slugs()
+        self._check_directories()
         if not 0 <= self.port <= 65535:
             raise StartError(f"--port {self.port}: a port lies between 0 and 65535")
         if self.threads < 1:
@@ -71,6 +72,13 @@ class ServerSettings:
         for name, value in (("access token", self.access_token), ("workspace id", self.workspace_id)):
             if value is not None and not re.fullmatch(r"[!-~]+", value):
                 raise StartError(f"the {name} must be one or more ASCII characters without a blank")
+
+    def _check_directories(self) -> None:
+        for slug, path in self.model_directories.items():
+            if not (path / "config.json").is_file():
+                raise StartError(
+                    f"base model {slug!r}: {path} is no Hugging Face model directory (it has no config.json)"
+                )
 
     def _check_slugs(self) -> None:
         for slug in (*self.base_models, *self.aliases):

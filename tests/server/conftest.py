@@ -123,8 +123,8 @@ class Caller:
         return answer
 
 
-@pytest.fixture
-def call(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Caller]]:
+@pytest.fixture(scope="session")
+def make_caller() -> Iterator[Callable[[Any], Caller]]:
     """Makes callers of a server."""
     callers: list[Caller] = []
 
@@ -149,6 +149,6 @@ def random_server(
 
 
 @pytest.fixture
-def caller(random_server: Any, call: Callable[[Any], Caller]) -> Caller:
+def caller(random_server: Any, make_caller: Callable[[Any], Caller]) -> Caller:
     """A caller of the server of random models."""
-    return call(random_server)
+    return make_caller(random_server)
