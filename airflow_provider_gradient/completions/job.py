@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ def completion_parameters(**given: Any) -> dict[str, Any]:
 
 
 class DatasetCheck:
-    """One pass over a job's rows that finds everything wrong with them; iterate it, then read the rest.
+    """One pass over a job's rows that finds everything wrong with them.
 
     :ivar rows: how many there are.
     :ivar fingerprint: of the dataset, as :func:`airflow_provider_gradient.datasets.fingerprint` has it.
@@ -125,7 +125,11 @@ class DatasetCheck:
         self._digest = hashlib.sha256()
         self.rows = 0
 
-    def __iter__(self) -> Iterator[None]:
+    def rows_checked(self) -> Generator[None]:
+        """Check the rows, one a step; the counts hold once the last step is taken.
+
+        :raises DatasetError: names the row and what is wrong.
+        """
         for index, row in enumerate(read_rows(self._job.dataset)):
             where = describe_row(self._job.dataset, index)
             self._prompts.render(row, where)
@@ -136,7 +140,7 @@ class DatasetCheck:
             if self._job.id_column is not None:
                 self._ids.append(hash(row_id(row, self._job.id_column, where)))
             self.rows += 1
-            yield None
+            yield
         self._refuse_duplicates()
 
     @property

@@ -43,6 +43,7 @@ class Totals:
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
         self.attempts = 0
+        self.retries = 0
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
 
@@ -50,14 +51,29 @@ class Totals:
         """Count one finished row."""
         self.statuses[record["status"]] += 1
         self.attempts += record["attempts"]
+        self.retries += max(0, record["attempts"] - 1)
         if usage := record["usage"]:
             self.prompt_tokens = (self.prompt_tokens or 0) + usage["prompt_tokens"]
             self.completion_tokens = (self.completion_tokens or 0) + usage["completion_tokens"]
 
     @property
+    def failed(self) -> bool:
+        """Whether any row is no success."""
+        return self.statuses.total() > self.statuses["success"]
+
+    @property
     def counts(self) -> Counts:
         """Rows by status."""
         return Counts(**self.statuses)
+
+
+def remove_leftover(output: StoredPath, header: JournalHeader) -> None:
+    """Delete the journal of a run that finished and was killed before it could do so itself."""
+    path = beside(output, ".journal.jsonl")
+    if path.exists():
+        with AppendLog(path) as journal:
+            if next((line for _, line in journal.lines()), b"") == header.to_line():
+                journal.remove()
 
 
 class Journal:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from airflow_provider_gradient.completions.job import CompletionJob
@@ -61,7 +61,7 @@ def finished_manifest(output: StoredPath, header: JournalHeader) -> CompletionMa
     except (JournalError, ValueError, AttributeError) as error:
         raise JournalError(f"{path}: {error}. Delete it, or choose another output path") from None
     same = (manifest.identity, manifest.fingerprint) == (header.identity, header.fingerprint)
-    if not same or size != manifest.output_bytes:
+    if not same or size != manifest.output_bytes or manifest.all_failed:
         return None
     return manifest.model_copy(update={"resumed_rows": manifest.rows})
 
@@ -71,14 +71,15 @@ def file_size(path: StoredPath) -> int:
     return int(path.stat().st_size)
 
 
-def write_finished(output: StoredPath, *, job: CompletionJob, journal: Journal, fingerprint: str) -> bool:
-    """Write output and errors; whether there is an errors file.
+def write_finished(
+    output: StoredPath, *, job: CompletionJob, journal: Journal, fingerprint: str
+) -> Generator[None]:
+    """Write output and errors, a row a step; both are there once the last step is taken.
 
     :param fingerprint: of the dataset when it was checked.
     :raises DatasetError: the dataset has changed since, or a path can't be written.
     """
-    counts = journal.totals.counts
-    failed = bool(counts.error or counts.invalid_output)
+    failed = journal.totals.failed
     remove(manifest_path(output))
     with contextlib.ExitStack() as files:  # left in reverse: the output appears before the errors
         errors = files.enter_context(replacing(errors_path(output))) if failed else None
@@ -87,9 +88,9 @@ def write_finished(output: StoredPath, *, job: CompletionJob, journal: Journal, 
             completions.write(_with_row(line, job.carried(row)))
             if errors and json.loads(line)["status"] != "success":
                 errors.write(_with_row(line, row))
+            yield
     if not failed:
         remove(errors_path(output))
-    return failed
 
 
 def write_manifest(output: StoredPath, manifest: CompletionManifest) -> None:

@@ -7,7 +7,6 @@ from what the journal holds, and a run that had finished is not sent again.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from airflow_provider_gradient.completions.job import (
     Prompts,
     completion_parameters,
 )
-from airflow_provider_gradient.completions.journal import Journal, JournalHeader
+from airflow_provider_gradient.completions.journal import Journal, JournalHeader, remove_leftover
 from airflow_provider_gradient.completions.manifest import CompletionManifest, Progress
 from airflow_provider_gradient.completions.output import (
     errors_path,
@@ -29,7 +28,7 @@ from airflow_provider_gradient.completions.output import (
     write_finished,
     write_manifest,
 )
-from airflow_provider_gradient.completions.sending import Sender, in_slices
+from airflow_provider_gradient.completions.sending import Sender, in_slices, in_thread
 from airflow_provider_gradient.datasets import (
     Dataset,
     DatasetError,
@@ -92,6 +91,10 @@ async def complete_dataset(
     """
     if concurrency < 1:
         raise InvalidRequestError(f"concurrency: at least 1 is needed (got {concurrency})")
+    if isinstance(carry_columns, str):
+        raise InvalidRequestError(
+            f"carry_columns: a list of columns is needed, not the text {carry_columns!r}"
+        )
     job = CompletionJob(
         dataset=dataset,
         model_id=model_id,
@@ -113,7 +116,7 @@ async def complete_dataset(
     if str(output) == describe_source(dataset):
         raise DatasetError(f"output_path {output} is the dataset itself, which it would replace")
     check = DatasetCheck(job, prompts)
-    async for _ in in_slices(iter(check)):
+    async for _ in in_slices(check.rows_checked()):
         pass
     version = await _model_version(client, model_id)
     header = JournalHeader(
@@ -123,9 +126,10 @@ async def complete_dataset(
     )
     if finished := finished_manifest(output, header):
         log.info("%s stands complete since an earlier run; no row is sent", output)
+        remove_leftover(output, header)
         return finished
     started = time.monotonic()
-    with Journal(output, header) as journal:
+    with await in_thread(lambda: Journal(output, header)) as journal:
         if journal.resumed:
             log.info("%s: %d of %d rows are done already", output, journal.resumed, check.rows)
         await Sender(
@@ -138,9 +142,10 @@ async def complete_dataset(
             on_progress=on_progress,
         ).send(concurrency)
         sent_seconds = time.monotonic() - started
-        has_errors = await asyncio.to_thread(
-            write_finished, output, job=job, journal=journal, fingerprint=check.fingerprint
-        )
+        async for _ in in_slices(
+            write_finished(output, job=job, journal=journal, fingerprint=check.fingerprint)
+        ):
+            pass
         totals = journal.totals
         manifest = CompletionManifest(
             source=describe_source(dataset),
@@ -148,7 +153,7 @@ async def complete_dataset(
             fingerprint=header.fingerprint,
             output_path=str(output),
             output_bytes=file_size(output),
-            errors_path=str(errors_path(output)) if has_errors else None,
+            errors_path=str(errors_path(output)) if totals.failed else None,
             rows=check.rows,
             counts=totals.counts,
             model_id=model_id,
@@ -159,7 +164,7 @@ async def complete_dataset(
             prompt_tokens=totals.prompt_tokens,
             completion_tokens=totals.completion_tokens,
             attempts=totals.attempts,
-            retries=totals.attempts - check.rows,
+            retries=totals.retries,
             seconds=round(time.monotonic() - started, 3),
             rows_per_second=round((check.rows - journal.resumed) / sent_seconds, 3),
             resumed_rows=journal.resumed,
@@ -177,6 +182,6 @@ async def _model_version(client: AsyncGradientClient, model_id: str) -> str | No
     """
     try:
         adapter = await client.get_model_adapter(model_id)
-    except (NotFoundError, BadRequestError, InvalidRequestError):
+    except (NotFoundError, BadRequestError):
         return None
     return adapter.latest_update_time.isoformat()

@@ -7,9 +7,8 @@ an error that every row would meet stops the run at once.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -37,8 +36,9 @@ _OF_EVERY_ROW = (
 )
 """Errors that say nothing about a row: the next would fail with the same."""
 
-_SLICE = 256
-"""Rows read at a time, in a thread, so that neither a slow disk nor a large file holds up the answers."""
+_SLICE_ROWS = 256
+_SLICE_SECONDS = 0.02
+"""Rows read in one go, in a thread, so that neither a slow disk nor long lines hold up the answers."""
 
 T = TypeVar("T")
 IndexedRow = tuple[int, Mapping[str, Any]]
@@ -141,7 +141,7 @@ class Sender:
         reported = time.monotonic()
         while True:
             await asyncio.sleep(self.commit_seconds)
-            await asyncio.to_thread(self.journal.commit)
+            await in_thread(self.journal.commit)
             if time.monotonic() - reported >= self.progress_seconds:
                 reported = time.monotonic()
                 self._report()
@@ -159,10 +159,35 @@ class Sender:
             )
 
 
-async def in_slices(items: Iterator[T]) -> AsyncIterator[list[T]]:
-    """``items`` in lists, each read in a thread; a cancellation takes hold between two."""
-    while part := await asyncio.to_thread(lambda: list(itertools.islice(items, _SLICE))):
-        yield part
+async def in_slices(items: Generator[T]) -> AsyncIterator[list[T]]:
+    """``items`` in lists, each made in a thread; a cancellation takes hold between two and closes
+    ``items``."""
+
+    def take() -> list[T]:
+        end = time.monotonic() + _SLICE_SECONDS
+        part: list[T] = []
+        for item in items:
+            part.append(item)
+            if len(part) == _SLICE_ROWS or time.monotonic() > end:
+                break
+        return part
+
+    try:
+        while part := await in_thread(take):
+            yield part
+    finally:
+        items.close()
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """What ``function`` gives, called in a thread; it has ended when this ends, by a cancellation too, so
+    that it never works on what is closed by then."""
+    task = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def describe_error(error: GradientError) -> dict[str, str]:

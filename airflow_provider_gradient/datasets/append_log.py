@@ -48,6 +48,7 @@ class AppendLog:
         self._path = as_path(path)
         self._parts = None if local_path(self._path) else _Parts(self._path)
         self._committing = threading.Lock()
+        self._closed = False
         self._reader: BinaryIO | None = None
         try:
             self._file = _open_local(self._path) if self._parts is None else self._parts.fetch()
@@ -67,7 +68,9 @@ class AppendLog:
         try:
             self.commit()
         finally:
-            os.close(self._file)
+            with self._committing:
+                self._closed = True
+                os.close(self._file)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Every line with its offset."""
@@ -106,7 +109,7 @@ class AppendLog:
         """
         with self._committing:
             size = self.size
-            if size == self._committed:
+            if self._closed or size == self._committed:
                 return
             try:
                 if self._parts is None:

@@ -267,6 +267,8 @@ async def test_a_bad_line_at_the_end_of_a_file_is_found_before_the_first_request
         ({"guidance": "yes"}, "guidance: a list of choices is needed"),
         ({"guidance": ["x" * 33]}, "guidance"),
         ({"concurrency": 0}, "concurrency"),
+        ({"carry_columns": "topic"}, "carry_columns: a list of columns is needed"),
+        ({"model_id": " "}, "model_id"),
         ({"prompt_column": "q"}, "exactly one of prompt_template and prompt_column"),
         ({"prompt_template": None}, "exactly one of prompt_template and prompt_column"),
     ],
@@ -317,7 +319,7 @@ async def test_neither_files_nor_errors_hold_the_token(
 def test_equal_hashes_of_different_ids_are_no_duplicates() -> None:
     rows = [{"q": "a", "id": -1}, {"q": "b", "id": -2}]
     assert hash(-1) == hash(-2)
-    assert list(_check(rows)) == [None, None]
+    assert list(_check(rows).rows_checked()) == [None, None]
 
 
 def _check(rows: Any) -> DatasetCheck:
@@ -342,7 +344,7 @@ def test_a_check_keeps_a_few_bytes_a_row(tmp_path: Path) -> None:
     check = _check(tmp_path / "in.jsonl")
     tracemalloc.start()
     try:
-        for _ in check:
+        for _ in check.rows_checked():
             pass
         assert tracemalloc.get_traced_memory()[1] < 20_000 * 64
     finally:

@@ -303,3 +303,40 @@ async def test_a_manifest_that_cannot_be_read_is_an_error_and_stays(
         await complete(questions(2))
     assert (tmp_path / "out.manifest.json").read_text() == content
     assert server.queries.total() == 0
+
+
+async def test_a_run_in_which_every_row_failed_is_not_finished_and_sends_all_again(
+    complete: Complete, server: EchoServer
+) -> None:
+    server.answer = refused
+    assert (await complete(questions(3))).all_failed
+    server.answer = lambda _: None
+    manifest = await complete(questions(3))
+    assert (manifest.counts.success, manifest.resumed_rows) == (3, 0)
+
+
+async def test_a_journal_that_a_finished_run_could_not_delete_goes_with_the_next(
+    complete: Complete, server: EchoServer, tmp_path: Path
+) -> None:
+    manifest = await complete(questions(3))
+    header = JournalHeader(identity=None, fingerprint=manifest.fingerprint, rows=3)
+    with Journal(UPath(tmp_path / "out.jsonl"), header) as journal:
+        journal.append(record(0))
+    assert (await complete(questions(3))).resumed_rows == 3
+    assert not (tmp_path / "out.journal.jsonl").exists()
+
+
+async def test_a_run_cancelled_while_it_writes_its_output_leaves_no_half_of_it(
+    complete: Complete, server: EchoServer, tmp_path: Path
+) -> None:
+    rows = [row | {"context": "x" * 50_000} for row in questions(600)]
+    task = asyncio.create_task(complete(rows))  # type: ignore[arg-type]
+    while not list(tmp_path.glob(".out.jsonl.*.tmp")):
+        await asyncio.sleep(0)
+        assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    assert (await complete(rows)).resumed_rows == 600
+    assert server.queries.total() == 600
