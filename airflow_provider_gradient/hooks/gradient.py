@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from airflow_provider_gradient.langchain import GradientLLM
 
 
+_TEST_SECONDS = 15.0
+"""The longest a connection test takes: a person waits for it, and a thread of Airflow's API server."""
+
+
 class GradientHook(BaseHook):
     """Talks to a Gradient server by an Airflow connection of type ``gradient``.
 
@@ -90,11 +94,15 @@ class GradientHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Whether the server answers a real call, and what is wrong where it doesn't.
 
-        Lists the models once, without retries.
+        Lists the models once, without retries, and waits no longer than 15 seconds.
         """
         try:
             connection = self._connection()
-            with GradientClient(**connection.client_arguments, retries=RetryPolicy(attempts=1)) as client:
+            arguments = connection.client_arguments | {
+                "timeouts": connection.timeouts.within(_TEST_SECONDS),
+                "retries": RetryPolicy(attempts=1),
+            }
+            with GradientClient(**arguments) as client:
                 models = client.list_models(capability="any")
         except InvalidRequestError as error:
             return False, str(error)

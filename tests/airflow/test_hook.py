@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
-import json
-import socket
-import threading
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Act, FaultyServer, error, free_port, html, reply
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.client import Timeouts
 
 Define = Callable[..., None]
-CREDENTIALS = {"password": "a-token-nobody-may-see", "extra": {"workspace_id": "team_workspace"}}
+CREDENTIALS: dict[str, Any] = {
+    "password": "a-token-nobody-may-see",
+    "extra": {"workspace_id": "team_workspace"},
+}
 
 
 @pytest.fixture
@@ -25,39 +29,6 @@ def hook(airflow_database: Any) -> Any:
     from airflow_provider_gradient.hooks.gradient import GradientHook
 
     return GradientHook()
-
-
-@pytest.fixture
-def answering() -> Iterator[Callable[..., str]]:
-    """Starts HTTP servers that answer anything with one status and body; gives their URL."""
-    servers: list[http.server.ThreadingHTTPServer] = []
-
-    def start(status: int, body: str, content_type: str = "application/json") -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body.encode())))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}/api"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_the_client_of_a_connection_talks_to_its_server(gradient_default: Any, hook: Any) -> None:
@@ -201,7 +172,7 @@ def test_a_wrong_workspace_is_named(gradient_server: Any, airflow_connection: De
 
 
 def test_a_server_that_is_down_is_told_from_one_that_refuses(airflow_connection: Define, hook: Any) -> None:
-    airflow_connection("gradient_default", **CREDENTIALS, host=f"http://127.0.0.1:{unused_port()}/api")
+    airflow_connection("gradient_default", **CREDENTIALS, host=f"http://127.0.0.1:{free_port()}/api")
     works, message = hook.test_connection()
     assert not works
     assert message.startswith("No route to http://127.0.0.1:")
@@ -214,6 +185,47 @@ def test_a_host_that_does_not_exist_is_no_route(airflow_connection: Define, hook
     assert "https://gradient.invalid/api" in message
 
 
+@pytest.fixture(scope="module")
+def private_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEM file with the key and the certificate, signed by itself, of a server on 127.0.0.1."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    path = tmp_path_factory.mktemp("certificate") / "private.pem"
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem)
+    )
+    return path
+
+
+def test_a_private_certificate_is_trusted_only_with_its_ca_bundle(
+    private_certificate: Path, airflow_connection: Define, hook: Any
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(private_certificate)
+    with FaultyServer(reply(body={"models": []}), tls=context) as server:
+        airflow_connection("gradient_default", **CREDENTIALS, host=server.url)
+        works, message = hook.test_connection()
+        assert not works
+        assert message.startswith(f"No secure connection to {server.url}: ")
+        assert server.requests == []
+        extra = {**CREDENTIALS["extra"], "ca_bundle": str(private_certificate)}
+        airflow_connection("gradient_default", password=CREDENTIALS["password"], extra=extra, host=server.url)
+        assert hook.test_connection() == (True, f"Connected to {server.url}: 0 models in this workspace.")
+
+
 def test_a_plain_server_behind_an_https_url_is_no_secure_connection(
     gradient_server: Any, airflow_connection: Define, hook: Any
 ) -> None:
@@ -224,37 +236,42 @@ def test_a_plain_server_behind_an_https_url_is_no_secure_connection(
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "content_type"),
+    "answer",
     [
-        (200, "<html><body>It works!</body></html>", "text/html"),
-        (200, json.dumps({"models": "many"}), "application/json"),
-        (200, json.dumps([1, 2]), "application/json"),
-        (404, "<html><body>Not Found</body></html>", "text/html"),
+        html(200),
+        html(404),
+        reply(200, {"models": "many"}),
+        reply(200, [1, 2]),
+        reply(302, b"", content_type=""),
     ],
 )
 def test_something_else_than_a_gradient_server_is_recognised(
-    status: int,
-    body: str,
-    content_type: str,
-    answering: Callable[..., str],
-    airflow_connection: Define,
-    hook: Any,
+    answer: Act, airflow_connection: Define, hook: Any
 ) -> None:
-    airflow_connection("gradient_default", **CREDENTIALS, host=answering(status, body, content_type))
-    works, message = hook.test_connection()
+    with FaultyServer(answer) as server:
+        airflow_connection("gradient_default", **CREDENTIALS, host=server.url)
+        works, message = hook.test_connection()
     assert not works
-    assert "it is not a Gradient server" in message
+    assert f"Something answers at {server.url}, but it is not a Gradient server" in message
 
 
-def test_a_failing_server_is_reported_with_its_words(
-    answering: Callable[..., str], airflow_connection: Define, hook: Any
-) -> None:
-    airflow_connection(
-        "gradient_default", **CREDENTIALS, host=answering(503, '{"message": "being upgraded"}')
-    )
-    works, message = hook.test_connection()
+def test_a_failing_server_is_reported_with_its_words(airflow_connection: Define, hook: Any) -> None:
+    with FaultyServer(error(503, "being upgraded")) as server:
+        airflow_connection("gradient_default", **CREDENTIALS, host=server.url)
+        works, message = hook.test_connection()
     assert not works
     assert "reports an error: being upgraded (HTTP 503)" in message
+
+
+def test_a_server_that_never_answers_is_given_up_on(
+    airflow_connection: Define, hook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_gradient.hooks.gradient._TEST_SECONDS", 0.3)
+    with FaultyServer(reply(body={"models": []}, wait=30)) as server:
+        airflow_connection("gradient_default", **CREDENTIALS, host=server.url)
+        works, message = hook.test_connection()
+    assert not works
+    assert message.startswith(f"The server at {server.url} did not answer in time")
 
 
 def test_the_token_is_masked_in_what_airflow_logs(

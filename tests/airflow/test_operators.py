@@ -18,6 +18,7 @@ QUESTIONS = [
     {"key": "it", "question": "What is the capital of Italy?", "answer": "Rome"},
     {"key": "jp", "question": "What is the capital of Japan?", "answer": "Tokyo"},
 ]
+SAMPLES = [{"question": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(6)]
 PROMPT = "Question: {question}\n\nAnswer:"
 
 
@@ -88,11 +89,10 @@ def test_every_operator_in_one_dag(gradient_default: Any, client: Any, run_dag: 
         tuning = op.GradientFineTuneOperator(
             task_id="tuning",
             model_id=adapter.output,
-            samples=QUESTIONS,
+            samples=SAMPLES,
             prompt_template=PROMPT,
             completion_template=" {answer}",
-            epochs=2,
-            batch_size=2,
+            batch_size=6,
         )
         delete = op.GradientDeleteModelAdapterOperator(task_id="delete", model_id=adapter.output)
         models >> adapter
@@ -114,7 +114,7 @@ def test_every_operator_in_one_dag(gradient_default: Any, client: Any, run_dag: 
     assert evaluation["slices"].keys() == {"fr", "it", "jp"}
     assert len(list(read_rows(evaluation["scores_path"]))) == 3
     tuned = run.xcom("tuning")
-    assert (tuned["samples"], tuned["calls"], len(tuned["epoch_losses"])) == (3, 4, 2)
+    assert (tuned["samples"], tuned["calls"], len(tuned["epoch_losses"])) == (6, 1, 1)
     assert run.xcom("adapter") not in {model.id for model in client.list_models()}
 
 
