@@ -11,6 +11,7 @@ all the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from airflow_provider_gradient.api import (
     GradientError,
     GradientTimeoutError,
     InvalidResponseError,
+    NotFoundError,
     error_from_response,
 )
 from airflow_provider_gradient.client.calls import Call
@@ -99,12 +101,20 @@ class Attempts(Generic[T]):
         self._timeouts = timeouts
         self._deadline = now + timeouts.total
         self._jitter = jitter
+        self._made = 0
+        self._waited = 0.0
         self._maybe_done = False
-        self.record = record or CallRecord()
+        self._record = record or CallRecord()
+
+    @property
+    def made(self) -> int:
+        """How many were begun."""
+        return self._made
 
     def start(self, *, now: float) -> Timeouts:
         """Begin an attempt; gives the time-outs that are left for it."""
-        self.record.attempts += 1
+        self._made += 1
+        self._record.attempts += 1
         left = self._timeouts.within(max(self._deadline - now, 0.001))
         if not self._call.silent_work:
             return left
@@ -119,12 +129,7 @@ class Attempts(Generic[T]):
         if 200 <= answer.status < 300:
             return Done(value=self._read(answer))
         error = self._error(answer)
-        if (
-            isinstance(error, ApiError)
-            and self._call.absent_is_done
-            and self._maybe_done
-            and error.status == 404
-        ):
+        if isinstance(error, NotFoundError) and self._call.absent_is_done and self._maybe_done:
             return Done(value=cast(T, None))
         retry_after = error.retry_after if isinstance(error, ApiError) else None
         refused = answer.status == 429 or (answer.status == 503 and retry_after is not None)
@@ -162,8 +167,8 @@ class Attempts(Generic[T]):
 
     def _redirect(self, answer: Answer) -> InvalidResponseError:
         where = ""
-        if location := answer.headers.get("location"):
-            parts = urlsplit(location)
+        with contextlib.suppress(KeyError, ValueError):
+            parts = urlsplit(answer.headers["location"])
             where = " to " + urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
         return InvalidResponseError(
             f"{self._name}: the server redirects{where} (HTTP {answer.status}). Redirects are not followed; "
@@ -179,21 +184,19 @@ class Attempts(Generic[T]):
         )
 
     def _again(self, error: GradientError, *, now: float, retry_after: float | None) -> Wait:
-        made = self.record.attempts
-        if made >= self._policy.attempts:
+        if self._made >= self._policy.attempts:
             raise self._final(error)
-        seconds = self._policy.wait(failed=made, retry_after=retry_after, jitter=self._jitter)
+        seconds = self._policy.wait(failed=self._made, retry_after=retry_after, jitter=self._jitter)
         if now + seconds >= self._deadline:
             raise self._final(error)
-        self.record.waited += seconds
+        self._waited += seconds
+        self._record.waited += seconds
         return Wait(seconds=seconds)
 
     def _final(self, error: GradientError) -> GradientError:
         error.outcome_unknown = self._maybe_done
-        if self.record.attempts > 1:
-            error.add_note(
-                f"{self.record.attempts} attempts, {self.record.waited:.1f} s of waiting between them"
-            )
+        if self._made > 1:
+            error.add_note(f"{self._made} attempts, {self._waited:.1f} s of waiting between them")
         return error
 
 

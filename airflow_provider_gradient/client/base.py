@@ -101,7 +101,7 @@ class ClientBase:
             call.path,
             answer.status,
             now - begun,
-            attempts.record.attempts,
+            attempts.made,
         )
         if call.idempotency_key is not None and answer.headers.get("idempotency-key") == call.idempotency_key:
             self._honours_idempotency_keys = True
@@ -117,6 +117,6 @@ class ClientBase:
             call.path,
             failure.reason,
             now - begun,
-            attempts.record.attempts,
+            attempts.made,
         )
         return attempts.on_no_answer(failure, now=now)

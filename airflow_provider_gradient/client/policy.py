@@ -76,9 +76,9 @@ class RetryPolicy:
 
 @dataclass(kw_only=True)
 class CallRecord:
-    """What a call took; given to a call by its caller, and filled whether the call succeeds or not.
+    """What a call took; given to a call by its caller, and added to whether the call succeeds or not.
 
-    :param attempts: requests sent or tried, 1 where the first one did it.
+    :param attempts: requests sent or tried; 1 where the first one did it.
     :param waited: seconds spent between attempts.
     """
 

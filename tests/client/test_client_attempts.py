@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_gradient.api import GradientConnectionError, RateLimitError
+from airflow_provider_gradient.api import GradientConnectionError, InvalidResponseError, RateLimitError
 from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
 from airflow_provider_gradient.client.calls import complete, fine_tune
 from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts, retry_after_seconds
@@ -31,13 +31,14 @@ def attempts(call=COMPLETE, *, jitter=1.0, record=None, timeouts=Timeouts(), **p
 
 
 def test_the_ceiling_of_the_wait_doubles_up_to_the_longest():
-    course = attempts(attempts=8, base=1.0, longest=10.0)
+    record = CallRecord()
+    course = attempts(attempts=8, base=1.0, longest=10.0, record=record)
     waits = []
     for _ in range(6):
         course.start(now=100.0)
         waits.append(course.on_no_answer(LOST, now=100.0).seconds)
     assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
-    assert course.record.waited == sum(waits)
+    assert record == CallRecord(attempts=6, waited=sum(waits))
 
 
 @given(st.integers(1, 2000), st.floats(0, 1))
@@ -87,6 +88,23 @@ def test_a_record_counts_attempts_of_failures_too():
     body = b'{"finishReason":"stop","generatedOutput":"x"}'
     assert isinstance(course.on_answer(Answer(status=200, headers={}, body=body), now=101.0), Done)
     assert record == CallRecord(attempts=2, waited=1.0)
+
+
+def test_a_record_may_count_several_calls():
+    record = CallRecord()
+    for _ in range(3):
+        course = attempts(record=record, attempts=2)
+        course.start(now=100.0)
+        assert isinstance(course.on_no_answer(LOST, now=100.0), Wait)
+    assert record.attempts == 3
+
+
+@pytest.mark.parametrize("headers", [{}, {"location": "http://[broken"}])
+def test_a_redirect_to_nowhere_is_reported_too(headers):
+    course = attempts()
+    course.start(now=100.0)
+    with pytest.raises(InvalidResponseError, match=r"redirects \(HTTP 301\)"):
+        course.on_answer(Answer(status=301, headers=headers, body=b""), now=100.0)
 
 
 def test_a_refusal_carries_the_time_the_server_named():

@@ -79,10 +79,8 @@ def test_guidance_chooses_among_what_is_given(llm):
     assert llm.invoke("Is it?", guidance=["maybe", "never"]) in ("maybe", "never")
 
 
-def test_a_fine_tune_on_a_text_gives_its_mean_loss_and_teaches(gradient_environment, adapter):
-    llm = GradientLLM(model=adapter)
-    text = "### Instruction: Who are you? \n\n### Response: A test."
-    assert llm.train_unsupervised([text])["loss"] > asyncio.run(llm.atrain_unsupervised([text]))["loss"] > 0
+def test_a_fine_tune_on_a_text_gives_its_mean_loss(gradient_environment, adapter):
+    assert GradientLLM(model=adapter).train_unsupervised(["The sky is green."])["loss"] > 0
 
 
 def test_a_base_model_is_not_tuned(llm):
