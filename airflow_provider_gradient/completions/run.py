@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from airflow_provider_gradient.api import BadRequestError, InvalidRequestError, NotFoundError
 from airflow_provider_gradient.client import AsyncGradientClient
@@ -33,9 +34,12 @@ from airflow_provider_gradient.datasets import (
     Dataset,
     DatasetError,
     PathLike,
+    StoredPath,
     as_path,
     describe_source,
+    is_inline,
     local_path,
+    same_path,
 )
 
 log = logging.getLogger(__name__)
@@ -74,6 +78,10 @@ async def complete_dataset(
     stand in ``<output stem>.errors.jsonl`` too. While the run lasts, ``<output stem>.journal.jsonl`` holds
     what is done (a file on the local disk, elsewhere a folder); ``<output stem>.manifest.json`` comes last.
 
+    Called again with the same arguments, it goes on after what the journal holds, and a run that had finished
+    is given back as it is. Another dataset, template, model or parameter, and an adapter that was tuned
+    since, begin anew.
+
     :param model_id: of a base model or an adapter.
     :param dataset: rows, or the path of a JSONL file.
     :param prompt_template: f-string over the row's columns, such as ``"### Question: {question}"``.
@@ -83,6 +91,8 @@ async def complete_dataset(
     :param concurrency: requests in flight at most.
     :param identity: names this piece of work, so that another that writes to the same output does not take
         its rows for its own; never with the number of the try in it.
+    :param auto_template: this and the further ones are those of a completion; ``None`` for the server's
+        default.
     :param on_progress: called every ten seconds and at the end.
     :raises DatasetError: a row or path is wrong; nothing was sent.
     :raises InvalidRequestError: a parameter is out of range; nothing was sent.
@@ -113,8 +123,7 @@ async def complete_dataset(
     )
     prompts = Prompts(template=prompt_template, column=prompt_column)
     output = as_path(output_path)
-    if str(output) == describe_source(dataset):
-        raise DatasetError(f"output_path {output} is the dataset itself, which it would replace")
+    _refuse_to_replace(dataset, output)
     check = DatasetCheck(job, prompts)
     async for _ in in_slices(check.rows_checked()):
         pass
@@ -128,11 +137,10 @@ async def complete_dataset(
         log.info("%s stands complete since an earlier run; no row is sent", output)
         remove_leftover(output, header)
         return finished
-    started = time.monotonic()
     with await in_thread(lambda: Journal(output, header)) as journal:
         if journal.resumed:
             log.info("%s: %d of %d rows are done already", output, journal.resumed, check.rows)
-        await Sender(
+        sender = Sender(
             client=client,
             job=job,
             prompts=prompts,
@@ -140,38 +148,66 @@ async def complete_dataset(
             rows=check.rows,
             commit_seconds=_COMMIT_SECONDS if local_path(output) else _PART_SECONDS,
             on_progress=on_progress,
-        ).send(concurrency)
-        sent_seconds = time.monotonic() - started
-        async for _ in in_slices(
-            write_finished(output, job=job, journal=journal, fingerprint=check.fingerprint)
-        ):
+        )
+        started = time.monotonic()
+        await sender.send(concurrency)
+        sent = time.monotonic()
+        files = write_finished(output, job=job, journal=journal, fingerprint=check.fingerprint)
+        async for _ in in_slices(files):
             pass
-        totals = journal.totals
         manifest = CompletionManifest(
-            source=describe_source(dataset),
-            identity=identity,
-            fingerprint=header.fingerprint,
-            output_path=str(output),
-            output_bytes=file_size(output),
-            errors_path=str(errors_path(output)) if totals.failed else None,
-            rows=check.rows,
-            counts=totals.counts,
-            model_id=model_id,
-            model_version=version,
-            prompt_template=prompt_template,
-            prompt_column=prompt_column,
-            parameters=dict(job.parameters),
-            prompt_tokens=totals.prompt_tokens,
-            completion_tokens=totals.completion_tokens,
-            attempts=totals.attempts,
-            retries=totals.retries,
+            **_of_job(job, output, header, version),
+            **_of_journal(journal, output),
             seconds=round(time.monotonic() - started, 3),
-            rows_per_second=round((check.rows - journal.resumed) / sent_seconds, 3),
-            resumed_rows=journal.resumed,
+            rows_per_second=round((check.rows - journal.resumed) / (sent - started), 3),
         )
         write_manifest(output, manifest)
         journal.remove()
     return manifest
+
+
+def _of_job(
+    job: CompletionJob, output: StoredPath, header: JournalHeader, version: str | None
+) -> dict[str, Any]:
+    """What a manifest says of what was asked."""
+    return {
+        "source": describe_source(job.dataset),
+        "identity": header.identity,
+        "fingerprint": header.fingerprint,
+        "output_path": str(output),
+        "rows": header.rows,
+        "model_id": job.model_id,
+        "model_version": version,
+        "prompt_template": job.prompt_template,
+        "prompt_column": job.prompt_column,
+        "parameters": dict(job.parameters),
+    }
+
+
+def _of_journal(journal: Journal, output: StoredPath) -> dict[str, Any]:
+    """What a manifest says of what came of it; the output is written."""
+    totals = journal.totals
+    return {
+        "output_bytes": file_size(output),
+        "errors_path": str(errors_path(output)) if totals.failed else None,
+        "counts": totals.counts,
+        "prompt_tokens": totals.prompt_tokens,
+        "completion_tokens": totals.completion_tokens,
+        "attempts": totals.attempts,
+        "retries": totals.retries,
+        "resumed_rows": journal.resumed,
+    }
+
+
+def _refuse_to_replace(dataset: Dataset, output: StoredPath) -> None:
+    if is_inline(dataset):
+        return
+    source = as_path(cast(PathLike, dataset))
+    for path in (output, errors_path(output)):
+        if same_path(path, source):
+            raise DatasetError(
+                f"{path}, which this run would write, is the dataset: choose another output_path"
+            )
 
 
 async def _model_version(client: AsyncGradientClient, model_id: str) -> str | None:

@@ -15,6 +15,7 @@ from airflow_provider_gradient.datasets.paths import (
     local_path,
     remove,
     replacing,
+    same_path,
 )
 from airflow_provider_gradient.datasets.rows import (
     Dataset,
@@ -50,5 +51,6 @@ __all__ = [
     "remove",
     "replacing",
     "row_bytes",
+    "same_path",
     "write_rows",
 ]

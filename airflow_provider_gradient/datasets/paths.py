@@ -91,6 +91,14 @@ def local_path(path: StoredPath) -> Path | None:
     return Path(path.path).resolve()
 
 
+def same_path(one: StoredPath, other: StoredPath) -> bool:
+    """Whether both lead to the same file, as far as their names tell."""
+    local = local_path(one)
+    if local is None:
+        return str(one) == str(other)
+    return local == local_path(other)
+
+
 def beside(path: StoredPath, suffix: str) -> StoredPath:
     """The path next to ``path`` whose name is its stem and ``suffix``: ``a.jsonl`` and ``.errors.jsonl`` give
     ``a.errors.jsonl``."""

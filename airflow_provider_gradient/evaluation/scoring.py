@@ -12,12 +12,15 @@ from airflow_provider_gradient.datasets import (
     Dataset,
     DatasetError,
     PathLike,
+    as_path,
     column_value,
     describe_row,
     describe_source,
     dump_row,
+    is_inline,
     read_rows,
     replacing,
+    same_path,
 )
 from airflow_provider_gradient.evaluation.metrics import METRICS, Metric, normalize_answer
 from airflow_provider_gradient.evaluation.report import EvaluationError, EvaluationReport, MetricValue
@@ -63,6 +66,7 @@ def evaluate(
     if not 0 < confidence < 1:
         raise EvaluationError(f"confidence must be between 0 and 1 (got {confidence!r})")
     rows = _rows_of(completions)
+    _refuse_to_replace(rows, output_path)
     scorer = _Scorer(_metrics_of(metrics), reference_column=reference_column, slice_column=slice_column)
     with replacing(output_path) if output_path is not None else contextlib.nullcontext() as file:
         for index, row in enumerate(read_rows(rows)):
@@ -182,6 +186,13 @@ def _rows_of(completions: Dataset | Manifest | Mapping[str, Any]) -> Dataset:
     if isinstance(completions, Manifest):
         return completions.output_path
     return completions
+
+
+def _refuse_to_replace(rows: Dataset, output_path: PathLike | None) -> None:
+    if output_path is None or is_inline(rows):
+        return
+    if same_path(as_path(output_path), as_path(cast(PathLike, rows))):
+        raise EvaluationError(f"output_path {output_path} holds the completions, which it would replace")
 
 
 def _metrics_of(names: Sequence[str]) -> list[Metric]:

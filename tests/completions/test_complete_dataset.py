@@ -281,13 +281,15 @@ async def test_a_parameter_out_of_range_is_refused_by_name_before_the_first_requ
     assert server.requests == []
 
 
-async def test_an_output_that_would_replace_its_dataset_is_refused(
-    complete: Complete, tmp_path: Path
+@pytest.mark.parametrize("name", ["out.jsonl", "out.errors.jsonl"])
+async def test_a_run_that_would_replace_its_dataset_is_refused(
+    complete: Complete, server: EchoServer, tmp_path: Path, name: str
 ) -> None:
-    write_rows(tmp_path / "out.jsonl", questions(2))
-    with pytest.raises(DatasetError, match="is the dataset itself"):
-        await complete(tmp_path / "out.jsonl")
-    assert read(tmp_path / "out.jsonl") == questions(2)
+    write_rows(tmp_path / name, questions(2))
+    with pytest.raises(DatasetError, match=r"is the dataset: choose another output_path"):
+        await complete(f"file://{tmp_path}/{name}")
+    assert read(tmp_path / name) == questions(2)
+    assert server.requests == []
 
 
 async def test_a_dataset_that_changes_while_it_is_completed_is_an_error_and_no_output(

@@ -159,6 +159,15 @@ def test_what_cannot_be_evaluated_is_refused_by_row_or_parameter_and_writes_noth
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scores_that_would_replace_their_completions_are_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "out.jsonl", ROWS)
+    with pytest.raises(EvaluationError, match="holds the completions"):
+        evaluate(
+            tmp_path / "out.jsonl", reference_column="answer", output_path=f"file://{tmp_path}/out.jsonl"
+        )
+    assert list(read_rows(tmp_path / "out.jsonl")) == ROWS
+
+
 def test_no_completions_are_an_error() -> None:
     with pytest.raises(DatasetError, match="has no rows"):
         evaluate([], reference_column="answer")
