@@ -187,6 +187,14 @@ class TestACallThatMustNotBeCarriedOutTwice:
                 self.run(call, operation)
         assert len(server.requests) == 5
 
+    @pytest.mark.parametrize("echoed", [{}, {"Idempotency-Key": "another"}], ids=["none", "another"])
+    def test_counts_on_its_key_only_where_that_very_key_was_echoed(self, connect, operation, echoed):
+        answer = {"numberOfTrainableTokens": 1, "sumLoss": 1.0, "id": MODEL_ID}
+        with FaultyServer(reply(body=answer, headers=echoed)) as server:
+            call = connect(base_url=server.url)
+            self.run(call, operation, idempotency_key="k1")
+        assert not call.client.honours_idempotency_keys
+
     def test_takes_a_connection_of_its_own(self, connect, operation):
         with FaultyServer(self.ANSWER) as server:
             call = connect(base_url=server.url)
