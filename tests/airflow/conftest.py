@@ -6,8 +6,10 @@ and run in this process; the example DAGs come from their folder.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,8 +52,6 @@ for name in [name for name in os.environ if name.startswith("AIRFLOW_CONN_")]:
 
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
-    import shutil
-
     shutil.rmtree(HOME, ignore_errors=True)
 
 
@@ -124,15 +124,14 @@ RunDag = Callable[..., FinishedRun]
 @pytest.fixture
 def run_dag(airflow_database: Path) -> Iterator[RunDag]:
     """Runs a DAG to its end in this process: ``run_dag(dag, conf={...})``."""
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
-
+    bags = dagbag_module()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def run(dag: Any, *, conf: dict[str, Any] | None = None, **options: Any) -> FinishedRun:
         if dag.dag_id not in _example_ids():
-            bag = DagBag(dag_folder=os.devnull)
+            bag = bags.DagBag(dag_folder=os.devnull)
             bag.bag_dag(dag)
-            sync_bag_to_db(bag, "tests", None)
+            bags.sync_bag_to_db(bag, "tests", None)
         return FinishedRun(dag.test(run_conf=conf, **options))
 
     yield run
@@ -147,9 +146,15 @@ def _example_ids() -> set[str]:
 @pytest.fixture(scope="session")
 def example_dags() -> Any:
     """The DagBag of the example DAGs."""
-    from airflow.dag_processing.dagbag import DagBag
+    return dagbag_module().DagBag(dag_folder=str(EXAMPLES))
 
-    return DagBag(dag_folder=str(EXAMPLES))
+
+def dagbag_module() -> Any:
+    """Where this version of Airflow has its DagBag."""
+    try:
+        return importlib.import_module("airflow.dag_processing.dagbag")
+    except ImportError:  # Airflow 3.1
+        return importlib.import_module("airflow.models.dagbag")
 
 
 @pytest.fixture

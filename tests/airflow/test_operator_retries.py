@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -184,9 +185,7 @@ def killed_then_run(airflow_database: Path, run_dag: Any) -> Callable[..., Any]:
         finally:
             process.kill()
             process.wait()
-        from airflow.dag_processing.dagbag import DagBag
-
-        dag = DagBag(dag_folder=str(path)).dags[dag_id]
+        dag = runpy.run_path(str(path))["dag"]
         return run_dag(dag, **MOMENT), log.read_text()
 
     return run
