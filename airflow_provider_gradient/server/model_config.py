@@ -32,7 +32,7 @@ class NeighbourPolicy(_Policy):
 
     per_sample: int = Field(default=2, ge=1)
     per_step: int = Field(default=16, ge=1)
-    weight: float = Field(default=1.5, gt=0)
+    weight: float = Field(default=0.5, gt=0)
     max_kept: int = Field(default=1024, ge=1)
     max_new_tokens: int = Field(default=30, ge=1)
 
@@ -49,7 +49,7 @@ class FewSamplesPolicy(_Policy):
     up_to: int = Field(default=4, ge=1)
     learning_rate_factor: float = Field(default=0.25, gt=0)
     per_sample: int = Field(default=64, ge=1)
-    per_step: int = Field(default=32, ge=1)
+    per_step: int = Field(default=16, ge=1)
     weight: float = Field(default=6.0, gt=0)
 
 

@@ -26,6 +26,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,7 +39,9 @@ from airflow_provider_gradient.server.model_config import BaseModelConfig
 _MARGIN = 3
 """Tokens of a prompt that are kept at least, and cut off at least."""
 _ROWS = 64
-"""Continuations drawn in one batch."""
+"""Texts in one batch."""
+_REMEMBERED = 16384
+"""Texts whose neighbours, and neighbours whose references, are remembered for a base model; the oldest go first."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def neighbours_of(
             if neighbour is not None:
                 found[key].append(neighbour)
     remembered.update({key: tuple(value) for key, value in found.items()})
-    return [neighbour for key in keys for neighbour in remembered[key]]
+    result = [neighbour for key in keys for neighbour in remembered[key]]
+    _trim(remembered)
+    return result
 
 
 def references_of(model: Any, neighbours: Sequence[Neighbour]) -> list[Reference]:
@@ -125,7 +130,14 @@ def references_of(model: Any, neighbours: Sequence[Neighbour]) -> list[Reference
             answer = row[neighbour.answer_start - 1 : len(neighbour.tokens) - 1].float().log_softmax(-1)
             top = answer.topk(min(KEPT, answer.shape[-1] - 1))
             remembered[neighbour.tokens] = Reference(top.indices, top.values)
-    return [remembered[neighbour.tokens] for neighbour in neighbours]
+    result = [remembered[neighbour.tokens] for neighbour in neighbours]
+    _trim(remembered)
+    return result
+
+
+def _trim(remembered: dict[Any, Any]) -> None:
+    for key in list(islice(remembered, max(0, len(remembered) - _REMEMBERED))):
+        del remembered[key]
 
 
 def divergence(reference: Reference, logits: Tensor) -> Tensor:
