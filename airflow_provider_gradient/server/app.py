@@ -28,6 +28,8 @@ from airflow_provider_gradient.server.store import Store
 from airflow_provider_gradient.server.weights import AdapterWeights
 
 _LOG = logging.getLogger(__name__)
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections, so that none sends on one that is just being closed."""
 _GRACE_SECONDS = 5
 """How long answers may take to be read by their clients once the server stops."""
 
@@ -81,7 +83,11 @@ class AppServer(uvicorn.Server):
     def __init__(self, app: FastAPI, engine: Engine) -> None:
         super().__init__(
             uvicorn.Config(
-                app, log_config=None, server_header=False, timeout_graceful_shutdown=_GRACE_SECONDS
+                app,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
             )
         )
         self.engine_done = False

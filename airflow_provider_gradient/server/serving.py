@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import ipaddress
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from airflow_provider_gradient.server.credentials import Credentials, resolve_credentials
 from airflow_provider_gradient.server.settings import ServerSettings, StartError
@@ -33,10 +36,19 @@ def serve(settings: ServerSettings) -> None:
     """
     with _data_directory(settings.data_dir), _listening_socket(settings) as listener:
         url = _url(listener)
+        store, credentials = _open_records(settings, url)
+        _run(settings, store, listener, _ready_line(url, credentials))
+
+
+def _open_records(settings: ServerSettings, url: str) -> tuple[Store, Credentials]:
+    try:
         store = Store(settings.data_dir / "gradient.db")
         credentials = resolve_credentials(settings, url=url, workspace_id=store.sole_workspace())
         store.grant(token=credentials.access_token, workspace_id=credentials.workspace_id)
-        _run(settings, store, listener, _ready_line(url, credentials))
+    except (OSError, SQLAlchemyError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise StartError(f"--data-dir {settings.data_dir}: its records can't be opened: {reason}") from None
+    return store, credentials
 
 
 def _run(settings: ServerSettings, store: Store, listener: socket.socket, ready: str) -> None:
@@ -94,7 +106,10 @@ def _listening_socket(settings: ServerSettings) -> Iterator[socket.socket]:
 
 
 def _url(listener: socket.socket) -> str:
+    """Where a client on this machine finds the server."""
     host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "localhost"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/api"
 
 

@@ -157,7 +157,7 @@ def test_a_signal_stops_it_in_good_order_even_while_it_trains(
     server = start_server(random_models[0], data_dir=data_dir)
     caller = make_caller(server)
     adapter = caller.create()
-    samples = [{"inputs": "the red hen said no to the bread " * 12}] * 8000
+    samples = [{"inputs": "the red hen said no to the bread " * 12}] * 30_000
 
     def tune_for_long() -> int | None:
         try:

@@ -127,6 +127,12 @@ def test_a_data_directory_that_cannot_be_used_is_said(tmp_path: Path) -> None:
         assert "write" in message
 
 
+def test_records_that_are_no_database_are_said(tmp_path: Path) -> None:
+    (tmp_path / "gradient.db").write_text("something else altogether\n" * 100)
+    message = refused("--port", "0", "--data-dir", str(tmp_path))
+    assert "its records can't be opened: file is not a database" in message
+
+
 def test_a_data_directory_serves_one_server_at_a_time(gradient_server: Any) -> None:
     message = refused("--port", "0", "--data-dir", str(gradient_server.data_dir))
     assert "another server is using it" in message
