@@ -24,7 +24,7 @@ from airflow_provider_gradient.operators import (
     GradientFineTuneOperator,
 )
 
-EPOCHS = (6, 14, 28)
+EPOCHS = (4, 10, 20)
 """Passes over the samples, round by round: a round that isn't enough is followed by a longer one."""
 PROMPT = "Question: {question}\n\nAnswer:"
 HOME = os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow"))  # noqa: PTH111
@@ -175,7 +175,7 @@ def summarize(rounds: list[dict[str, Any] | None], params: dict[str, Any]) -> di
     params={
         "base_model": Param("tiny", description="Slug or id of the base model."),
         "target": Param(
-            0.95, type="number", description="Exact match on the tuned questions at which it ends."
+            0.97, type="number", description="Exact match on the tuned questions at which it ends."
         ),
         "retention_floor": Param(
             0.88, type="number", description="Exact match on old facts a new adapter must keep."
