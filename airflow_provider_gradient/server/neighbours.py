@@ -41,7 +41,7 @@ _MARGIN = 3
 _ROWS = 64
 """Texts in one batch."""
 _REMEMBERED = 16384
-"""Texts whose neighbours, and neighbours whose references, are remembered for a base model; the oldest go first."""
+"""Texts whose neighbours, and neighbours whose references, are remembered for a base model; the oldest go."""
 
 
 @dataclass(frozen=True)
