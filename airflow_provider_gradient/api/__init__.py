@@ -25,6 +25,9 @@ from airflow_provider_gradient.api.errors import (
     error_from_response,
 )
 from airflow_provider_gradient.api.models import (
+    IDEMPOTENCY_KEY_HEADER,
+    KEYS_HEADER,
+    KEYS_HONOURED,
     MAX_CHOICE_LENGTH,
     MAX_CHOICES,
     MAX_GENERATED_TOKENS,
@@ -55,6 +58,9 @@ from airflow_provider_gradient.api.models import (
 )
 
 __all__ = [
+    "IDEMPOTENCY_KEY_HEADER",
+    "KEYS_HEADER",
+    "KEYS_HONOURED",
     "MAX_CHOICES",
     "MAX_CHOICE_LENGTH",
     "MAX_GENERATED_TOKENS",

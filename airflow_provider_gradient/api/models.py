@@ -32,6 +32,13 @@ MAX_CHOICES = 10
 MAX_CHOICE_LENGTH = 32
 """Choice guidance takes 1 to 10 values of 1 to 32 characters each."""
 
+IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
+"""Names a create or fine-tune call: an extra of the server in this package, which does a call with the same
+key once and echoes the key. The hosted API knows none."""
+KEYS_HEADER = "Gradient-Idempotency-Keys"
+KEYS_HONOURED = "honoured"
+"""What such a server says in this header when an adapter is read, so that a client need not guess."""
+
 Capability = Literal["complete", "fineTune", "any"]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHOICE_LENGTH)]

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any, Self, TypeVar
 
+from airflow_provider_gradient.api import IDEMPOTENCY_KEY_HEADER, KEYS_HEADER, KEYS_HONOURED
 from airflow_provider_gradient.client import calls
 from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
 from airflow_provider_gradient.client.endpoint import endpoint
@@ -67,7 +68,8 @@ class ClientBase:
 
     @property
     def honours_idempotency_keys(self) -> bool:
-        """Whether an answer to this client has echoed the ``Idempotency-Key`` it was sent with.
+        """Whether the server was seen to honour idempotency keys: an answer has echoed the key it was sent
+        with, or an adapter that was read came with the server's word for it.
 
         From then on a call with a key is repeated like any other; before, and on servers that don't know
         keys, it is repeated only where it surely was not carried out.
@@ -103,7 +105,7 @@ class ClientBase:
             now - begun,
             attempts.made,
         )
-        if call.idempotency_key is not None and answer.headers.get("idempotency-key") == call.idempotency_key:
+        if _honours_keys(answer, call.idempotency_key):
             self._honours_idempotency_keys = True
         return attempts.on_answer(answer, now=now)
 
@@ -120,3 +122,8 @@ class ClientBase:
             attempts.made,
         )
         return attempts.on_no_answer(failure, now=now)
+
+
+def _honours_keys(answer: Answer, key: str | None) -> bool:
+    echoed = key is not None and answer.headers.get(IDEMPOTENCY_KEY_HEADER.lower()) == key
+    return echoed or answer.headers.get(KEYS_HEADER.lower()) == KEYS_HONOURED

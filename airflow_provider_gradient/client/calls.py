@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 from airflow_provider_gradient.api import (
+    IDEMPOTENCY_KEY_HEADER,
     BaseModelInfo,
     Capability,
     CompleteRequest,
@@ -65,7 +66,7 @@ class Call(Generic[T_co]):
         """The call's own headers."""
         headers = dict(_JSON) if self.body is not None else {}
         if self.idempotency_key is not None:
-            headers["Idempotency-Key"] = self.idempotency_key
+            headers[IDEMPOTENCY_KEY_HEADER] = self.idempotency_key
         return headers
 
 

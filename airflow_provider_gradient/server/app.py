@@ -108,7 +108,9 @@ async def _health(request: Request) -> JSONResponse:
 async def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ApiError):
         raise error
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = f"{error.retry_after:.0f}"
     return JSONResponse(error.to_wire(), status_code=error.status, headers=headers)
 
 

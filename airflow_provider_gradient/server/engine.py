@@ -94,7 +94,7 @@ class Engine:
         :returns: whether the worker is done; if not, torch still runs on its thread.
         """
         for job in self._queue.close():
-            _settle(job, error=_stopping())
+            _settle(job, error=_refused())
         self._worker.join(_STOP_SECONDS)
         for job in self._at_work:
             _settle(job, error=_stopping())
@@ -102,7 +102,7 @@ class Engine:
 
     def _submit(self, job: CompleteJob | FineTuneJob) -> Future[Answer]:
         if not self._queue.put(job):
-            _settle(job, error=_stopping())
+            _settle(job, error=_refused())
         return job.answer
 
     # --- on the worker's thread ----------------------------------------------------------------------------
@@ -273,7 +273,13 @@ def _settle(job: Job, *, answer: Answer | None = None, error: ApiError | None = 
             job.answer.set_result(answer or {})
 
 
+def _refused() -> ServerError:
+    """For a job that was not begun: ``Retry-After`` tells a client that it may send it again."""
+    return ServerError("the server is stopping; try again", status=503, type="failed", retry_after=1)
+
+
 def _stopping() -> ServerError:
+    """For a job under way, of which nobody knows how far it came."""
     return ServerError("the server is stopping; try again", status=503, type="failed")
 
 

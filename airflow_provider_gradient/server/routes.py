@@ -18,6 +18,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
 from airflow_provider_gradient.api import (
+    IDEMPOTENCY_KEY_HEADER,
+    KEYS_HEADER,
+    KEYS_HONOURED,
     CompleteRequest,
     CreatedModel,
     CreateModelRequest,
@@ -44,7 +47,6 @@ from airflow_provider_gradient.server.failures import (
 from airflow_provider_gradient.server.store import AdapterRecord, RepeatableCall, Store
 
 _ID_LENGTH = 50
-_KEY_HEADER = "Idempotency-Key"
 _LONGEST_KEY = 255
 _CAPABILITIES = ("complete", "fineTune", "any")
 _BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
@@ -127,8 +129,9 @@ async def create_model(request: Request, services: ServicesDep, workspace: Works
 
 @router.get("/models/{model_id}")
 async def get_model(services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep) -> JSONResponse:
-    """One adapter. Base models can't be read here."""
-    return JSONResponse(_adapter_info(_adapter(services, workspace, model_id)).to_wire())
+    """One adapter, and whether idempotency keys count here. Base models can't be read."""
+    info = _adapter_info(_adapter(services, workspace, model_id))
+    return JSONResponse(info.to_wire(), headers={KEYS_HEADER: KEYS_HONOURED})
 
 
 @router.delete("/models/{model_id}")
@@ -186,11 +189,11 @@ async def _body(request: Request, model: type[RequestT]) -> RequestT:
 
 def _repeatable(request: Request, workspace: str, body: BaseModel) -> RepeatableCall | None:
     """The call's idempotency key with what it stands for: operation, path and body."""
-    key = request.headers.get(_KEY_HEADER)
+    key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
     if key is None:
         return None
     if not 0 < len(key) <= _LONGEST_KEY:
-        raise bad_parameter(_KEY_HEADER, f"must have 1 to {_LONGEST_KEY} characters")
+        raise bad_parameter(IDEMPOTENCY_KEY_HEADER, f"must have 1 to {_LONGEST_KEY} characters")
     fields = body.model_dump(mode="json", by_alias=True, exclude_none=True)
     meant = json.dumps([request.method, request.url.path, fields], sort_keys=True)
     return RepeatableCall(workspace_id=workspace, key=key, digest=hashlib.sha256(meant.encode()).hexdigest())
@@ -228,4 +231,4 @@ def _adapter_info(record: AdapterRecord) -> ModelAdapterInfo:
 
 def _answer(body: dict[str, Any], call: RepeatableCall | None) -> JSONResponse:
     """The answer to a call that may be repeated; the echoed key tells a client that keys count here."""
-    return JSONResponse(body, headers={_KEY_HEADER: call.key} if call else None)
+    return JSONResponse(body, headers={IDEMPOTENCY_KEY_HEADER: call.key} if call else None)

@@ -7,6 +7,7 @@ sent and whose answer never came, on a server that may not know keys, is decided
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -140,15 +141,18 @@ class _Run:
     on_progress: Callable[[TuningProgress], None] | None
     started: float
 
-    @property
-    def _keys_honoured(self) -> bool:
+    async def _keys_honoured(self) -> bool:
+        """Whether a call may be sent again by its key; the server is asked where no answer has told yet."""
+        if not (self.journal.keys_honoured or self.client.honours_idempotency_keys):
+            with contextlib.suppress(GradientError):
+                await self.client.get_model_adapter(self.model_id)
         return self.journal.keys_honoured or self.client.honours_idempotency_keys
 
     async def settle(self, call: PlannedCall) -> None:
         """Return when the call is carried out, or skipped."""
         if self.journal.pending:
             log.warning("%s was sent by an earlier run, and its answer never came", self._name(call))
-            if self._give_up(call, None):
+            if await self._give_up(call, None):
                 return
         for sending in range(_RESENDS + 1):
             self.journal.sent(call)
@@ -158,7 +162,7 @@ class _Run:
                 if not error.outcome_unknown:
                     self.journal.refused(call)
                     raise self._in_words(call, error) from error
-                if self._give_up(call, error):
+                if await self._give_up(call, error):
                     return
                 if sending == _RESENDS:
                     raise
@@ -171,12 +175,12 @@ class _Run:
         batch = [self.data.samples[index] for index in call.indices]
         return await self.client.fine_tune(self.model_id, batch, idempotency_key=self.journal.key(call))
 
-    def _give_up(self, call: PlannedCall, error: GradientError | None) -> bool:
+    async def _give_up(self, call: PlannedCall, error: GradientError | None) -> bool:
         """Whether to leave a call of unknown outcome; ``False`` says that it may be sent again.
 
         :raises AmbiguousCallError: the user wants to decide.
         """
-        if self._keys_honoured or self.on_ambiguous == "resend":
+        if self.on_ambiguous == "resend" or await self._keys_honoured():
             return False
         if self.on_ambiguous == "skip":
             log.warning("%s is skipped: it may have been trained or not", self._name(call))
@@ -199,7 +203,7 @@ class _Run:
             sum_loss=answer.sum_loss,
             mean_loss=answer.mean_loss,
         )
-        self.journal.acknowledged(result, keys_honoured=self._keys_honoured)
+        self.journal.acknowledged(result, keys_honoured=self.client.honours_idempotency_keys)
         if self.on_progress:
             self.on_progress(
                 TuningProgress(

@@ -78,7 +78,7 @@ async def test_the_real_server_learns_and_the_report_has_its_curve(
 
 async def test_a_call_holds_the_samples_of_its_plan(keyless: TrainerServer, tune: Tune) -> None:
     await tune(keyless, facts(3), batch_size=3, seed=5)
-    sent = keyless.requests[0].json()["samples"]
+    sent = keyless.calls[0].json()["samples"]
     assert sorted(sample["inputs"][1]["value"] for sample in sent) == [" answer 0", " answer 1", " answer 2"]
     assert all(sample["inputs"][0]["trainable"] is False for sample in sent)
 
@@ -89,7 +89,7 @@ async def test_bad_samples_are_refused_before_the_first_call(keyless: TrainerSer
         await tune(keyless, samples, prompt_template=None, completion_template=None)
     with pytest.raises(InvalidRequestError, match="on_ambiguous"):
         await tune(keyless, facts(1), on_ambiguous="guess")
-    assert keyless.requests == []
+    assert keyless.calls == []
 
 
 async def test_a_finished_run_is_reported_again_and_nothing_is_sent(
@@ -97,7 +97,7 @@ async def test_a_finished_run_is_reported_again_and_nothing_is_sent(
 ) -> None:
     first = await tune(keyless, facts(4))
     second = await tune(keyless, facts(4))
-    assert len(keyless.requests) == 2
+    assert len(keyless.calls) == 2
     assert second.resumed_calls == 2
     assert second.call_results == first.call_results
 
@@ -134,8 +134,18 @@ async def test_a_server_that_honours_keys_trains_a_cut_call_once(keyed: TrainerS
     report = await tune(keyed, facts(6))
     assert set(keyed.trainings.values()) == {1}
     assert len(keyed.trainings) == 3
-    assert len(keyed.requests) == 4
+    assert len(keyed.calls) == 4
     assert len(report.call_results) == 3
+
+
+async def test_the_very_first_call_is_sent_again_once_the_server_says_that_keys_count(
+    keyed: TrainerServer, tune: Tune
+) -> None:
+    keyed.cut_answer(0)
+    report = await tune(keyed, facts(4))
+    assert list(keyed.trainings.values()) == [1, 1]
+    assert len(keyed.calls) == 3
+    assert len(report.call_results) == 2
 
 
 async def test_a_call_left_open_by_an_earlier_run_is_sent_again_with_its_key(
@@ -158,7 +168,7 @@ async def test_without_keys_a_cut_call_fails_the_run_and_the_next_until_the_user
     for _ in range(2):
         with pytest.raises(AmbiguousCallError, match=r"call 2 of 3 \(epoch 1\) was sent and its answer"):
             await tune(keyless, facts(6))
-    assert len(keyless.requests) == 2
+    assert len(keyless.calls) == 2
 
 
 async def test_a_cut_call_may_be_skipped(keyless: TrainerServer, tune: Tune) -> None:
@@ -194,7 +204,7 @@ async def test_sending_again_has_an_end(keyless: TrainerServer, tune: Tune) -> N
     keyless.answer = lambda _: Act(close=True)
     with pytest.raises(GradientConnectionError):
         await tune(keyless, facts(2), on_ambiguous="resend")
-    assert len(keyless.requests) == 4
+    assert len(keyless.calls) == 4
 
 
 async def test_a_busy_server_is_waited_for(keyless: TrainerServer, tune: Tune) -> None:
@@ -230,7 +240,7 @@ async def test_an_error_about_a_sample_names_its_row(keyless: TrainerServer, tun
     keyless.refuse = lambda _: refusal
     with pytest.raises(UnprocessableContentError) as raised:
         await tune(keyless, facts(4), seed=3)
-    row = int(keyless.requests[0].json()["samples"][1]["inputs"][1]["value"].split()[1])
+    row = int(keyless.calls[0].json()["samples"][1]["inputs"][1]["value"].split()[1])
     assert f"samples[1] (row {row}) is too long" in str(raised.value)
 
 
@@ -259,7 +269,7 @@ async def test_a_journal_may_lie_where_nothing_can_be_appended(
 async def test_a_run_cancelled_in_a_call_leaves_it_in_doubt(keyless: TrainerServer, tune: Tune) -> None:
     keyless.answer = lambda number: Act(wait=60) if number == 1 else None
     task = asyncio.create_task(tune(keyless, facts(6)))  # type: ignore[arg-type]
-    while len(keyless.requests) < 2:
+    while len(keyless.calls) < 2:
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -380,4 +390,4 @@ async def test_a_damaged_journal_is_an_error_that_says_what_to_do(
     path.write_bytes(b'{"journal":"completions","schema_version":1}\n')
     with pytest.raises(JournalError, match="line 1"):
         await tune(keyless, facts(2))
-    assert len(keyless.requests) == 1
+    assert len(keyless.calls) == 1

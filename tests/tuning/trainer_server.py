@@ -7,11 +7,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from faults import Act, FaultyServer, Received, cut, trained
+from faults import MODEL_ID, Act, FaultyServer, Received, cut, reply, trained
 
 from airflow_provider_gradient.client import RetryPolicy
 from airflow_provider_gradient.tuning import TuningReport
 
+ADAPTER = {
+    "type": "modelAdapter",
+    "id": MODEL_ID,
+    "name": "a",
+    "baseModelId": "b",
+    "latestUpdateTime": "2026-01-01T00:00:00Z",
+}
 QUICK = RetryPolicy(attempts=3, base=0.01)
 Tune = Callable[..., Awaitable[TuningReport]]
 """What the fixture ``tune`` is: ``await tune(samples, **arguments)``."""
@@ -34,8 +41,15 @@ class TrainerServer(FaultyServer):
         self.trainings: Counter[str] = Counter()
         self._known: set[str] = set()
 
+    @property
+    def calls(self) -> list[Received]:
+        """The fine-tune calls that came."""
+        return [request for request in self.requests if request.method == "POST"]
+
     def _act(self, request: Received) -> Act:
-        number = len(self.requests) - 1
+        if request.method == "GET":
+            return reply(200, ADAPTER, headers={"Gradient-Idempotency-Keys": "honoured"} if self.keys else {})
+        number = len(self.calls) - 1
         if refusal := self.refuse(number):
             return refusal
         key = request.headers["idempotency-key"]
