@@ -131,7 +131,7 @@ def number(field: str, value: Any, kind: type[NumberT]) -> NumberT:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
             converted = kind(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
         else:
             if not isinstance(value, float) or converted == value:

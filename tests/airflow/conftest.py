@@ -32,7 +32,7 @@ os.environ |= {
     "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
     "AIRFLOW__CORE__FERNET_KEY": "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=",
     "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-    "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests alone, and long enough for what is signed with it",
+    "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests alone, and long enough for what it has to sign",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
         [
