@@ -2,19 +2,25 @@
 
 A fine-tune call brings the texts to learn and none of the texts to keep. So the trainer makes those itself.
 It cuts a sample's prompt at a random token and lets the base model (adapter off) go on in its own words:
-that gives another question of the same make, *What colour is the Hegus radio?* from *What colour is the
-H…*, and the base model's own answer to it. Each training step then adds, for some of these neighbours, the
+that gives another question of the same make, *What colour is the Hegus radio?* from *What colour is the H…*,
+and the base model's own answer to it. Each training step then adds, for some of these neighbours, the
 Kullback-Leibler divergence from the base model's answer distribution to the tuned one's. The samples pull
 their own questions to new answers; the neighbours hold still everything near enough to be dragged along.
 
 Why it works: what a small update damages is what looks most like the samples, and a continuation of a
-sample's own beginning is, by the base model's reckoning, just that. Text drawn from the base model without
-such a beginning hardly ever falls there, and rehearsal of known answers by the client protects what was
-rehearsed and no more.
+sample's own beginning is, by the base model's reckoning, just that. The divergence is taken over the whole
+distribution of the answer, so that where the base model is sure it stays sure, and where it only guesses it
+goes on guessing evenly instead of taking over the samples' answers.
 
-A neighbour that asks exactly what a sample asks would hold the *old* answer in place, so it is dropped,
-also when such a sample comes only later; two texts are the same question when they differ in white space
-alone.
+What it does, measured on the tiny model (128 new facts, 24 passes, medians of five seeds): exact match on
+260 old facts that no sample mentions .95 with it and .52 without, on the new facts 1.0 and 1.0, on their
+paraphrases .92 and .97; 30 seconds of one core and 14. Its cost is a forward and a backward pass over
+``per_step`` neighbours in each step, and two short continuations of each new text; on a large model that is
+no small thing, so it is off unless the model's own configuration switches it on. A text without a prompt (no
+masked beginning and no template marker) has no neighbours.
+
+A neighbour that asks exactly what a sample asks would hold the *old* answer in place, so it is dropped, also
+when such a sample comes only later; two texts are the same question when they differ in white space alone.
 
 Neighbours depend on the base model and the text alone (the random numbers come from the text), so they are
 drawn once for a base model in a process and given to every adapter that meets the same text.
