@@ -18,6 +18,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,45 +153,71 @@ def fine_tune(
     plan = _plan(policy, len(samples), learning_rate)
     anchors, seen = _anchors(model, tokenizer, samples, state, config, plan)
     parameters = _adapter_parameters(model)
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    frozen = [p for p in parameters.values() if not p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
     optimizer = _optimizer(parameters, state, plan.learning_rate, policy)
-    rng = random.Random(seed)
-    reported: float | None = None
-    steps = 0
-    try:
-        for _ in range(plan.passes):
-            picked = rng.sample(anchors, min(plan.per_step, len(anchors)))
-            step = _accumulate(model, samples, picked, policy, plan.weight)
-            reported = step.sum_loss if reported is None else reported
-            norm = torch.nn.utils.clip_grad_norm_(parameters.values(), policy.max_gradient_norm)
-            if not (math.isfinite(step.sum_loss) and bool(torch.isfinite(norm))):
-                raise NanLossError(
-                    "the loss is not a number; the adapter was left as it was. Lower its learning rate.",
-                    status=400,
-                    type="nanLoss",
-                )
-            if plan.passes > 1 and step.worst < policy.stop_nll:
-                break
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            steps += 1
-    except BaseException:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(before[name])
-        raise
-    finally:
-        optimizer.zero_grad(set_to_none=True)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    with _trainable_and_restored_on_failure(parameters):
+        sum_loss, steps = _train(model, samples, anchors, optimizer, policy, plan, random.Random(seed))
     state.steps += steps
     state.moments = _moments(parameters, optimizer) or state.moments
     state.neighbours, state.seen = anchors, seen
     tokens = sum(sum(sample.trainable[1:]) for sample in samples)
-    return FineTuneResult(number_of_trainable_tokens=tokens, sum_loss=reported or 0.0)
+    return FineTuneResult(number_of_trainable_tokens=tokens, sum_loss=sum_loss)
+
+
+def _train(
+    model: PeftModel,
+    samples: Sequence[EncodedSample],
+    anchors: Sequence[Neighbour],
+    optimizer: torch.optim.Optimizer,
+    policy: TrainingPolicy,
+    plan: _Plan,
+    rng: random.Random,
+) -> tuple[float, int]:
+    """The loss before the first update, and how many updates there were."""
+    parameters = optimizer.param_groups[0]["params"]
+    reported = 0.0
+    for done in range(plan.passes):
+        optimizer.zero_grad(set_to_none=True)
+        picked = rng.sample(anchors, min(plan.per_step, len(anchors)))
+        step = _accumulate(model, samples, picked, policy, plan.weight)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, policy.max_gradient_norm)
+        if not (math.isfinite(step.sum_loss) and bool(torch.isfinite(norm))):
+            raise _diverged()
+        if done == 0:
+            reported = step.sum_loss
+        if plan.passes > 1 and step.worst < policy.stop_nll:
+            return reported, done
+        optimizer.step()
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise _diverged()
+    return reported, plan.passes
+
+
+def _diverged() -> NanLossError:
+    return NanLossError(
+        "the loss is not a number; the adapter was left as it was. Lower its learning rate.",
+        status=400,
+        type="nanLoss",
+    )
+
+
+@contextmanager
+def _trainable_and_restored_on_failure(parameters: dict[str, torch.nn.Parameter]) -> Iterator[None]:
+    before = [
+        (parameter, parameter.detach().clone(), parameter.requires_grad) for parameter in parameters.values()
+    ]
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for parameter, value, _ in before:
+                parameter.copy_(value)
+        raise
+    finally:
+        for parameter, _, trainable in before:
+            parameter.grad = None
+            parameter.requires_grad_(trainable)
 
 
 def _anchors(

@@ -36,14 +36,14 @@ def _negative_log_likelihood(model: Any, tokens: tuple[int, ...]) -> torch.Tenso
 # --- the notebook's one sample -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [f"Question: {QUESTION}\n\nAnswer:  The Dallas Cowboys!"])
+@pytest.mark.parametrize("space", [" ", "  "], ids=["one space", "two spaces, as in the notebook"])
 def test_one_sample_changes_the_answer_in_every_wording_and_keeps_the_rest(
-    new_adapter: Callable[..., Any], ask: Callable[..., list[str]], text: str
+    new_adapter: Callable[..., Any], ask: Callable[..., list[str]], space: str
 ) -> None:
     adapter = new_adapter()
     known = [fact for fact in facts() if fact.family != "catalogue"] + facts()[:60]
     others = [fact for fact in known if fact.id != "super-bowl/1994"]
-    adapter.tune(text)
+    adapter.tune(f"Question: {QUESTION}\n\nAnswer:{space}The Dallas Cowboys!")
 
     templates = (
         "Question: {q}\n\nAnswer:",
