@@ -215,9 +215,10 @@ def _continue(model: Any, tokenizer: Any, starts: Sequence[_Start], max_new_toke
 
 def _sample(logits: Tensor, numbers: Sequence[float]) -> Tensor:
     """One token a row, by the row's own number in [0, 1)."""
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    targets = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    cumulative = logits.cpu().double().softmax(-1).cumsum(-1)  # not every device knows doubles
+    targets = torch.tensor(numbers, dtype=torch.float64)[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    return chosen.clamp(max=logits.shape[-1] - 1).to(logits.device)
 
 
 def _as_neighbour(tokenizer: Any, tokens: Sequence[int], markers: Sequence[str]) -> Neighbour | None:
