@@ -84,7 +84,7 @@ def wait_for_credentials(server: subprocess.Popen[bytes]) -> dict[str, str]:
     path = DEMO / "server" / "credentials.env"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:
-        if path.exists() and "serves" in (DEMO / "server.log").read_text():
+        if path.exists() and "ready" in (DEMO / "server.log").read_text():
             lines = path.read_text().replace("export ", "").splitlines()
             return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
         time.sleep(0.1)
