@@ -97,8 +97,9 @@ def _listening_socket(settings: ServerSettings) -> Iterator[socket.socket]:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server(address, family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # socket repeats the address there
         raise StartError(
-            f"can't listen on {settings.host} port {settings.port}: {error.strerror}. Stop what uses the "
+            f"can't listen on {settings.host} port {settings.port}: {reason}. Stop what uses the "
             "port, or choose another with --port (0 for any free one) or another --host."
         ) from None
     with listener:
