@@ -70,13 +70,18 @@ def gradient_server() -> Iterator[dict[str, str]]:
     try:
         yield wait_for_credentials(server)
     finally:
-        server.terminate()
-        try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        stop(server)
         log.close()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and end it if it does not in a few seconds."""
+    process.terminate()
+    try:
+        process.wait(timeout=8)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_for_credentials(server: subprocess.Popen[bytes]) -> dict[str, str]:
@@ -140,8 +145,7 @@ def run_dag(dag_id: str, environment: dict[str, str]) -> bool:
                 time.sleep(0.5)
             tell_finished_tasks(dag_id, told)
         finally:
-            process.terminate()
-            process.wait()
+            stop(process)
     states = query("select state from dag_run where dag_id = ?", dag_id)
     return bool(states) and states[-1][0] == "success"
 
@@ -224,4 +228,7 @@ def make_empty(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; what it started is stopped.")
