@@ -170,7 +170,7 @@ def _in_folder(folder: StoredPath) -> list[StoredPath]:
             continue
         if entry["type"] == "directory":
             raise DatasetError(
-                f"{folder} has a folder in it, {name}; a glob such as {folder}/**/*.jsonl reads those"
+                f"{folder} has a folder in it, {name}; a glob such as **/*.jsonl behind its name reads those"
             )
         if known_format(name) is None:
             raise DatasetError(
@@ -201,7 +201,7 @@ def _has_magic(path: str) -> bool:
 def _absolute(path: Any) -> str:
     """By which two paths of one file system are compared."""
     local = local_path(path)
-    return _listed(path) if local is None else str(local)
+    return f"{path.protocol}://{_listed(path)}" if local is None else str(local)
 
 
 def _listed(path: Any) -> str:
