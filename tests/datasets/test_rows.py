@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
@@ -55,7 +55,6 @@ def test_what_is_written_is_read_again_on_any_file_system(folder: UPath) -> None
     assert [path.name for path in folder.iterdir()] == ["rows.jsonl"]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # the first run on a machine makes Unicode tables
 @given(st.dictionaries(st.text(st.characters()), VALUES))
 def test_a_row_of_any_json_survives_its_line_half_surrogates_too(row: dict[str, Any]) -> None:
     line = dump_row(row)
