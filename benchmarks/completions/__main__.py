@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under a minute; shows that it runs, no more")
     parser.add_argument("--only", nargs="+", choices=_SCENARIOS, default=_SCENARIOS, metavar="SCENARIO")
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="of the throughput; default: all")
+    parser.add_argument(
+        "--in-flight", type=int, nargs="+", metavar="N", help="of the throughput: 64, 256, 1000"
+    )
     parser.add_argument("--rows", type=int, help="of the memory and resume scenarios; default: 200000")
     parser.add_argument("--repeats", type=int, help="of which the median counts; default: 3")
     parser.add_argument("--output", type=Path, default=_ROOT / ".bench" / "completions.json")
@@ -34,6 +37,9 @@ def main() -> None:
     scale = scenarios.QUICK if given.quick else scenarios.FULL
     asked = {"memory_rows": given.rows, "repeats": given.repeats, "peers": given.peers}
     scale = replace(scale, **{name: value for name, value in asked.items() if value is not None})
+    if given.in_flight:
+        rounds = {count: scale.rounds.get(count, 25) for count in given.in_flight}
+        scale = replace(scale, rounds=rounds)
     report: dict[str, Any] = {
         "schema_version": 1,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),

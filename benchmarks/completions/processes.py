@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -86,15 +88,23 @@ def finish_peer(process: subprocess.Popen[str]) -> dict[str, Any]:
 def run_peer(
     peer: str, server: LoopbackServer, *, dataset: Path, folder: Path, in_flight: int
 ) -> dict[str, Any]:
-    """What a peer reported, with the server's counts and the seconds from the process's start to its end."""
+    """What a peer reported, with the server's counts, the seconds from the process's start to its end, and
+    how many cores everything else on the machine took meanwhile."""
     server.reset()
     output = folder / f"{peer}.jsonl"
     remove_outputs(output)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), _busy_seconds()
     report = finish_peer(start_peer(peer, server, dataset=dataset, output=output, in_flight=in_flight))
-    seconds = time.perf_counter() - started
+    seconds, stats = time.perf_counter() - started, server.stats()
+    others = _busy_seconds() - busy - report["process_cpu_seconds"] - stats["cpu_seconds"]
     remove_outputs(output)
-    return report | {"process_seconds": seconds, "server": server.stats()}
+    return report | {"process_seconds": seconds, "server": stats, "others_cores": others / seconds}
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of the whole machine, other machines' on the same hardware included where that is known."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0) + getattr(times, "steal", 0))
 
 
 def remove_outputs(output: Path) -> None:

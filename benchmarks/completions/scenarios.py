@@ -150,6 +150,7 @@ def summary(runs: Sequence[dict[str, Any]], rows: int, *, ideal: float) -> dict[
         "server_cpu_seconds_per_1000_rows": round(
             statistics.median(run["server"]["cpu_seconds"] for run in runs) / rows * 1000, 4
         ),
+        "others_cores": round(median("others_cores"), 2),
         "most_in_flight": max(run["server"]["most_in_flight"] for run in runs),
     }
 

@@ -85,13 +85,14 @@ _THROUGHPUT = (
     "CPU s / 1000 rows",
     "seconds",
     "runs",
+    "others' cores",
 )
 _JOURNALING = ("server answers after", "rows", "journal on disk", "in memory", "cost")
 
 
 def _throughput_row(row: dict[str, Any]) -> tuple[object, ...]:
     if "skipped" in row:
-        return (row["in_flight"], row["peer"], row["skipped"], "", "", "", "", "")
+        return (row["in_flight"], row["peer"], row["skipped"], "", "", "", "", "", "")
     return (
         row["in_flight"],
         row["peer"],
@@ -101,6 +102,7 @@ def _throughput_row(row: dict[str, Any]) -> tuple[object, ...]:
         f"{row['process_cpu_seconds_per_1000_rows']:.3f}",
         f"{row['seconds']:.2f}",
         row["runs"],
+        f"{row['others_cores']:.1f}",
     )
 
 
