@@ -22,6 +22,7 @@ FIGURES = {
     "cpu_seconds_per_1000_rows",
     "process_share_of_ideal",
     "process_cpu_seconds_per_1000_rows",
+    "others_cores",
 }
 
 
