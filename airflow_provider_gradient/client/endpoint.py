@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import httpx
+from pyreqwest.http import Url
 
 from airflow_provider_gradient import __version__
 from airflow_provider_gradient.api import InvalidRequestError
@@ -85,7 +86,13 @@ def normalise_base_url(url: str) -> str:
     path = parts.path.rstrip("/")
     if path.rpartition("/")[2] != "api":
         path += "/api"
-    return urlunsplit((parts.scheme, parts.netloc.lower(), path, "", ""))
+    normalised = urlunsplit((parts.scheme, parts.netloc.lower(), path, "", ""))
+    try:
+        httpx.URL(normalised)
+        Url(normalised)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise InvalidRequestError(f"base_url must name a host: {error} (got {url.strip()!r})") from None
+    return normalised
 
 
 def _split(name: str, url: str) -> SplitResult:

@@ -10,6 +10,7 @@ forked child: neither kept sockets nor pyreqwest's threads survive a fork.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import re
 import socket
@@ -17,7 +18,7 @@ import ssl
 import threading
 import time
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ class AsyncTransport(_Transport):
         return self._kept
 
     def _build(self) -> Client:
+        _end_well()
         endpoint = self._endpoint
         builder = (
             ClientBuilder()
@@ -163,6 +165,13 @@ class AsyncTransport(_Transport):
         if endpoint.proxy is not None:
             builder = builder.proxy(ProxyBuilder.all(endpoint.proxy))
         return builder.build()
+
+
+@cache
+def _end_well() -> None:
+    """Have the process wait a moment before it ends, once: pyreqwest's thread needs Python for an instant
+    after it has handed over an answer, and an interpreter that ends just then aborts (exit status -6)."""
+    atexit.register(time.sleep, 0.05)
 
 
 def _send(client: httpx.Client, call: Call[Any], *, url: str, timeouts: Timeouts) -> Answer:

@@ -113,6 +113,28 @@ def test_clients_work_in_a_process_forked_from_one_that_used_them(client):
     assert len(server.requests) == 6
 
 
+def test_a_program_that_ends_right_after_its_answer_ends_well():
+    program = textwrap.dedent(
+        """
+        import asyncio
+        from airflow_provider_gradient.client import AsyncGradientClient
+
+        asyncio.run(AsyncGradientClient().complete("m", "q"))
+        """
+    )
+    with FaultyServer(completion("yes")) as server:
+        environment = os.environ | {
+            "GRADIENT_ACCESS_TOKEN": "t",
+            "GRADIENT_WORKSPACE_ID": "w",
+            "GRADIENT_API_URL": server.url,
+        }
+        ends = [
+            subprocess.run([sys.executable, "-c", program], env=environment, timeout=60).returncode
+            for _ in range(8)  # about half of them aborted
+        ]
+    assert ends == [0] * 8
+
+
 def test_nothing_is_opened_before_the_first_call(connect):
     with FaultyServer() as server:
         connect(base_url=server.url)

@@ -39,6 +39,8 @@ URLS = {
     "http://127.0.0.1:1/a%20b/": "http://127.0.0.1:1/a%20b/api",
 }
 NO_URLS = {
+    "http://.0": "host",
+    "http://a.0": "host",
     "": "http",
     "x": "begin with http:// or https://",
     "localhost:3026": "begin with http:// or https://",
