@@ -151,9 +151,19 @@ def _max_tokens(limits: dict[str, Any], tokenizer: Any, model: Any) -> int | Non
         limits.get("max_seq_length"),
         tokenizer.model_max_length,
         getattr(model.config, "max_position_embeddings", None),
+        *_positions(model),
     )
     known = [int(limit) for limit in named if limit is not None and 0 < limit < _LONGEST]
     return min(known, default=None)
+
+
+def _positions(model: Any) -> list[int]:
+    """Places for tokens in a table of positions; RoBERTa's kin begin to count after the padding's."""
+    return [
+        module.num_embeddings - module.padding_idx - 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
 
 
 def _json(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
 from airflow_provider_gradient.server.sentence_model import SentenceModel
 from airflow_provider_gradient.server.settings import StartError
@@ -130,6 +130,17 @@ def test_long_texts_are_cut_where_the_directory_says_or_the_model_ends(directory
     expected = by_hand(directory, lambda tokens: tokens.mean(0), longest=5)
     np.testing.assert_allclose(served.embed(TEXTS), expected, atol=1e-5)
     assert (served.embed(["THE HEN"]) == served.embed(["the hen"])).all()
+
+
+def test_a_model_that_counts_positions_after_the_padding_reads_long_texts_too(
+    bert_directory: Path, tmp_path: Path
+) -> None:
+    AutoTokenizer.from_pretrained(bert_directory).save_pretrained(tmp_path)
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    RobertaModel(RobertaConfig(vocab_size=320, max_position_embeddings=66, **small)).save_pretrained(tmp_path)
+    served = SentenceModel.load("mine", tmp_path)
+    assert served.max_tokens == 64
+    assert np.isfinite(served.embed(["no " * 500])).all()
 
 
 @pytest.mark.parametrize(
