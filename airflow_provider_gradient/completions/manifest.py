@@ -31,10 +31,10 @@ class Counts(BaseModel):
 class CompletionManifest(BaseModel):
     """A finished run: what was asked of which model, where the answers are, and what it took.
 
-    :ivar source: path of the dataset, or ``inline``.
+    :ivar source: path of the dataset as it was given, or ``inline``.
     :ivar identity: the piece of work that the caller said this is, or ``None``.
     :ivar fingerprint: SHA-256 over all that determines the requests and the output.
-    :ivar output_path: JSONL, one completion a row of the dataset, in its order.
+    :ivar output_path: JSONL or Parquet, one completion a row of the dataset, in its order.
     :ivar output_bytes: size of the output, by which a later change is noticed.
     :ivar errors_path: JSONL of the rows that are no success, with all their columns; ``None`` if there are
         none.

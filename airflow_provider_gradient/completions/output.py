@@ -16,6 +16,7 @@ from typing import Any
 from airflow_provider_gradient.completions.job import CompletionJob
 from airflow_provider_gradient.completions.journal import Journal, JournalHeader
 from airflow_provider_gradient.completions.manifest import CompletionManifest
+from airflow_provider_gradient.completions.output_file import output_file, with_row
 from airflow_provider_gradient.datasets import (
     DatasetError,
     JournalError,
@@ -23,7 +24,6 @@ from airflow_provider_gradient.datasets import (
     beside,
     describe_row,
     describe_source,
-    dump_row,
     path_error,
     read_rows,
     remove,
@@ -83,11 +83,11 @@ def write_finished(
     remove(manifest_path(output))
     with contextlib.ExitStack() as files:  # left in reverse: the output appears before the errors
         errors = files.enter_context(replacing(errors_path(output))) if failed else None
-        completions = files.enter_context(replacing(output))
+        completions = files.enter_context(output_file(output))
         for row, line in _finished_rows(job, journal, fingerprint):
-            completions.write(_with_row(line, job.carried(row)))
+            completions.write(line, job.carried(row))
             if errors and json.loads(line)["status"] != "success":
-                errors.write(_with_row(line, row))
+                errors.write(with_row(line, row))
             yield
     if not failed:
         remove(errors_path(output))
@@ -112,8 +112,3 @@ def _finished_rows(
             f"{describe_source(job.dataset)} changed while it was completed. Run it again: all rows are then "
             "sent anew, since what is done belongs to the dataset as it was"
         )
-
-
-def _with_row(line: bytes, row: Mapping[str, Any]) -> bytes:
-    """A record's line with the row's columns added, without reading the record."""
-    return line[:-2] + b',"row":' + dump_row(row)[:-1] + b"}\n"

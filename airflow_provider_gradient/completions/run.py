@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from airflow_provider_gradient.api import BadRequestError, InvalidRequestError, NotFoundError
 from airflow_provider_gradient.client import AsyncGradientClient
@@ -31,15 +31,21 @@ from airflow_provider_gradient.completions.output import (
 )
 from airflow_provider_gradient.completions.sending import Sender, in_slices, in_thread
 from airflow_provider_gradient.datasets import (
+    JSONL,
+    PARQUET,
     Dataset,
     DatasetError,
+    OpenDataset,
     PathLike,
     StoredPath,
+    StoredRows,
     as_path,
+    check_output,
     describe_source,
-    is_inline,
+    format_of,
+    import_parquet,
     local_path,
-    same_path,
+    open_dataset,
 )
 
 log = logging.getLogger(__name__)
@@ -72,18 +78,21 @@ async def complete_dataset(
 ) -> CompletionManifest:
     """Complete every row of ``dataset``, resumably, in memory that does not grow with it.
 
-    Each line of the output has ``index, id, status, output, error, finish_reason, model_id, attempts,
-    latency_ms, usage`` and under ``row`` the columns it carries. A row whose request fails for good has the
-    status ``error``; with ``guidance``, an answer that is none of the choices is ``invalid_output``; both
-    stand in ``<output stem>.errors.jsonl`` too. While the run lasts, ``<output stem>.journal.jsonl`` holds
-    what is done (a file on the local disk, elsewhere a folder); ``<output stem>.manifest.json`` comes last.
+    The output is JSONL, or Parquet where ``output_path`` ends in ``.parquet``. Each row of it has ``index,
+    id, status, output, error, finish_reason, model_id, attempts, latency_ms, usage`` and under ``row`` the
+    columns it carries. A row whose request fails for good has the status ``error``; with ``guidance``, an
+    answer that is none of the choices is ``invalid_output``; both stand in ``<output stem>.errors.jsonl``
+    too. While the run lasts, ``<output stem>.journal.jsonl`` holds what is done (a file on the local disk,
+    elsewhere a folder); ``<output stem>.manifest.json`` comes last.
 
     Called again with the same arguments, it goes on after what the journal holds, and a run that had finished
     is given back as it is. Another dataset, template, model or parameter, and an adapter that was tuned
     since, begin anew.
 
     :param model_id: of a base model or an adapter.
-    :param dataset: rows, or the path of a JSONL file.
+    :param dataset: rows, a path or an earlier run's manifest, as
+        :func:`~airflow_provider_gradient.datasets.read_rows` takes them.
+    :param output_path: ends in ``.jsonl`` or ``.parquet``.
     :param prompt_template: f-string over the row's columns, such as ``"### Question: {question}"``.
     :param prompt_column: the column that holds the prompt; exactly one of the two is needed.
     :param id_column: a column whose values tell the rows apart; ``None`` for the index alone.
@@ -105,8 +114,10 @@ async def complete_dataset(
         raise InvalidRequestError(
             f"carry_columns: a list of columns is needed, not the text {carry_columns!r}"
         )
+    output = as_path(output_path)
+    opened = await in_thread(lambda: _open(dataset, output))
     job = CompletionJob(
-        dataset=dataset,
+        dataset=opened,
         model_id=model_id,
         prompt_template=prompt_template,
         prompt_column=prompt_column,
@@ -122,8 +133,6 @@ async def complete_dataset(
         ),
     )
     prompts = Prompts(template=prompt_template, column=prompt_column)
-    output = as_path(output_path)
-    _refuse_to_replace(dataset, output)
     check = DatasetCheck(job, prompts)
     async for _ in in_slices(check.rows_checked()):
         pass
@@ -199,15 +208,19 @@ def _of_journal(journal: Journal, output: StoredPath) -> dict[str, Any]:
     }
 
 
-def _refuse_to_replace(dataset: Dataset, output: StoredPath) -> None:
-    if is_inline(dataset):
-        return
-    source = as_path(cast(PathLike, dataset))
-    for path in (output, errors_path(output)):
-        if same_path(path, source):
-            raise DatasetError(
-                f"{path}, which this run would write, is the dataset: choose another output_path"
-            )
+def _open(dataset: Dataset, output: StoredPath) -> OpenDataset:
+    """``dataset`` opened; that the output can be written and would not become a part of it is settled."""
+    check_output(output, JSONL, PARQUET)
+    if format_of(output.name) is PARQUET:
+        import_parquet()
+    opened = open_dataset(dataset)
+    if isinstance(opened, StoredRows):
+        for path in (output, errors_path(output)):
+            if opened.is_fed_by(path):
+                raise DatasetError(
+                    f"{path}, which this run would write, is the dataset or in it: choose another output_path"
+                )
+    return opened
 
 
 async def _model_version(client: AsyncGradientClient, model_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Rows in and rows out: inline or JSON lines, on any path.
+"""Rows in and rows out: inline, JSON lines, CSV or Parquet, on any path.
 
 A dataset is never held in memory: it is read row by row, and what is written appears whole or not at all, so
 that a reader never sees half of an output. Rows are named by their index, counted from 0.
@@ -7,6 +7,7 @@ that a reader never sees half of an output. Rows are named by their index, count
 from airflow_provider_gradient.datasets.append_log import AppendLog
 from airflow_provider_gradient.datasets.errors import DatasetError, JournalError, path_error
 from airflow_provider_gradient.datasets.jsonl import dump_row
+from airflow_provider_gradient.datasets.parquet import JSON_FIELD, import_parquet
 from airflow_provider_gradient.datasets.paths import (
     PathLike,
     StoredPath,
@@ -19,33 +20,53 @@ from airflow_provider_gradient.datasets.paths import (
 )
 from airflow_provider_gradient.datasets.rows import (
     Dataset,
+    Manifest,
+    OpenDataset,
     describe_row,
     describe_source,
     fingerprint,
     is_inline,
+    open_dataset,
     read_rows,
     row_bytes,
     write_rows,
 )
+from airflow_provider_gradient.datasets.sources import (
+    JSONL,
+    PARQUET,
+    StoredRows,
+    check_output,
+    format_of,
+)
 from airflow_provider_gradient.datasets.templates import RowTemplate, column_value
 
 __all__ = [
+    "JSONL",
+    "JSON_FIELD",
+    "PARQUET",
     "AppendLog",
     "Dataset",
     "DatasetError",
     "JournalError",
+    "Manifest",
+    "OpenDataset",
     "PathLike",
     "RowTemplate",
     "StoredPath",
+    "StoredRows",
     "as_path",
     "beside",
+    "check_output",
     "column_value",
     "describe_row",
     "describe_source",
     "dump_row",
     "fingerprint",
+    "format_of",
+    "import_parquet",
     "is_inline",
     "local_path",
+    "open_dataset",
     "path_error",
     "read_rows",
     "remove",

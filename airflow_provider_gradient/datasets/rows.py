@@ -1,23 +1,59 @@
 """Rows in and rows out.
 
 Reading is a stream: one row is in memory at a time, however long the dataset. A dataset's fingerprint is
-taken over its rows and not over its bytes, so that the same rows have the same one inline and in a file.
+taken over its rows and not over its bytes, so that the same rows have the same one inline and in a file of
+whatever format.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
-from airflow_provider_gradient.datasets.errors import DatasetError, path_error
-from airflow_provider_gradient.datasets.jsonl import describe_type, dump_row, parse_row
+from airflow_provider_gradient.datasets.errors import DatasetError
+from airflow_provider_gradient.datasets.jsonl import describe_type, dump_row
 from airflow_provider_gradient.datasets.paths import PathLike, as_path, replacing
+from airflow_provider_gradient.datasets.sources import (
+    JSONL,
+    StoredRows,
+    check_output,
+    describe_place,
+    open_stored,
+)
 
-Dataset = Sequence[Mapping[str, Any]] | PathLike
-"""Rows, or the path of a JSONL file that holds them, one JSON object a line."""
 
-_BOM = b"\xef\xbb\xbf"
+@runtime_checkable
+class Manifest(Protocol):
+    """What a finished run over a dataset says of itself, as far as it matters here."""
+
+    @property
+    def output_path(self) -> str:
+        """The run's output."""
+
+
+Dataset = Sequence[Mapping[str, Any]] | PathLike | Manifest | Mapping[str, Any] | StoredRows
+"""Rows; or the path of a file that holds them, of a folder of such files or a glob for them; or the manifest
+of an earlier run (also as a dict), whose output is meant.
+
+The format goes by the file's name: ``.csv``, ``.parquet``, and JSONL, one JSON object a line, for any other.
+CSV and JSONL may be compressed: ``.gz``, ``.zst``.
+"""
+
+OpenDataset = Sequence[Mapping[str, Any]] | StoredRows
+"""A dataset whose files are found."""
+
+
+def open_dataset(dataset: Dataset) -> OpenDataset:
+    """``dataset`` with what its path or manifest stands for found, once for all passes over it.
+
+    :raises DatasetError: no such folder or file, or none of one known format; or this is no dataset at all.
+    """
+    if isinstance(dataset, StoredRows):
+        return dataset
+    if is_inline(dataset):
+        return cast(Sequence[Mapping[str, Any]], dataset)
+    return open_stored(_path_of(dataset))
 
 
 def is_inline(dataset: Dataset) -> bool:
@@ -27,33 +63,49 @@ def is_inline(dataset: Dataset) -> bool:
 
 def describe_source(dataset: Dataset) -> str:
     """Where a dataset comes from: its path, or ``inline``."""
-    return "inline" if is_inline(dataset) else str(dataset)
+    if is_inline(dataset):
+        return "inline"
+    return str(dataset if isinstance(dataset, StoredRows) else _path_of(dataset))
 
 
 def describe_row(dataset: Dataset, index: int) -> str:
-    """The words by which messages name a row: its index, and its line where it stands in a file."""
+    """The words by which messages name a row: its index, and its place where it stands in a file.
+
+    :param dataset: of several files, opened and read as far as this row.
+    """
+    if isinstance(dataset, StoredRows):
+        return dataset.describe_row(index)
     if is_inline(dataset):
         return f"row {index} of the inline dataset"
-    return f"{dataset}, row {index} (line {index + 1})"
+    return describe_place(_path_of(dataset), index)
 
 
 def read_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The rows of ``dataset``, one after another, in their order.
 
-    Values are as JSON has them. Empty lines may end a file but not stand between rows: there they would shift
-    the indices by which rows are known.
+    Values are as JSON has them. In CSV they are strings as they stand, and ``None`` for an empty field. In
+    JSONL and CSV, empty lines may end a file but not stand between rows: there they would shift the indices
+    by which rows are known. In Parquet, what JSON lacks is told by a string where there is a common form
+    (dates and times, in UTC if they have a zone; decimals digit by digit; UUIDs), and is an error elsewhere.
 
-    :raises DatasetError: the file is missing or can't be read, a line is no JSON object (its number is named,
-        counted from 1), a row given inline is none, or there is no row at all.
+    :raises DatasetError: a file is missing or can't be read, is cut or damaged, a line is no row (its number
+        is named, counted from 1), a row given inline is none, or there is no row at all.
     """
+    opened = open_dataset(dataset)
     count = 0
-    for row in _inline_rows(dataset) if is_inline(dataset) else _file_rows(dataset):
+    for row in opened if isinstance(opened, StoredRows) else _inline_rows(opened):
         count += 1
         yield row
     if not count:
         raise DatasetError(
-            "the inline dataset has no rows" if is_inline(dataset) else f"{dataset}: the dataset has no rows"
+            "the inline dataset has no rows" if is_inline(opened) else f"{opened}: the dataset has no rows"
         )
+
+
+def _path_of(dataset: Any) -> PathLike:
+    if isinstance(dataset, Mapping) and "output_path" in dataset:
+        return cast(PathLike, dataset["output_path"])
+    return dataset.output_path if isinstance(dataset, Manifest) else cast(PathLike, dataset)
 
 
 def _inline_rows(rows: Any) -> Iterator[dict[str, Any]]:
@@ -66,35 +118,13 @@ def _inline_rows(rows: Any) -> Iterator[dict[str, Any]]:
         yield dict(row)
 
 
-def _file_rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    blank = 0
-    path = as_path(dataset)
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            blank = blank or number
-            continue
-        if blank:
-            raise DatasetError(f"{path}, line {blank} is empty; remove it, each line is one row")
-        try:
-            row = parse_row(line.removeprefix(_BOM) if number == 1 else line)
-        except ValueError as error:
-            raise DatasetError(f"{path}, line {number} {error}") from None
-        yield row
-
-
-def _lines(path: Any) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except (OSError, ValueError, ImportError) as error:
-        raise path_error(path, "read", error) from error
-
-
 def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write ``rows`` to ``path``, one JSON object a line, whole or not at all; how many there were.
 
-    :raises DatasetError: a row has a value that JSON can't hold, or the path can't be written.
+    :raises DatasetError: a row has a value that JSON can't hold, the path can't be written, or its ending is
+        that of another format.
     """
+    check_output(as_path(path), JSONL)
     count = 0
     with replacing(path) as file:
         for row in rows:
@@ -126,6 +156,7 @@ def fingerprint(dataset: Dataset) -> str:
     :raises DatasetError: as :func:`read_rows`.
     """
     digest = hashlib.sha256()
-    for index, row in enumerate(read_rows(dataset)):
-        digest.update(row_bytes(row, describe_row(dataset, index)))
+    opened = open_dataset(dataset)
+    for index, row in enumerate(read_rows(opened)):
+        digest.update(row_bytes(row, describe_row(opened, index)))
     return digest.hexdigest()

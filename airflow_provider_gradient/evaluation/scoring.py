@@ -6,21 +6,24 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 from airflow_provider_gradient.datasets import (
+    JSONL,
     Dataset,
     DatasetError,
+    OpenDataset,
     PathLike,
+    StoredRows,
     as_path,
+    check_output,
     column_value,
     describe_row,
     describe_source,
     dump_row,
-    is_inline,
+    open_dataset,
     read_rows,
     replacing,
-    same_path,
 )
 from airflow_provider_gradient.evaluation.metrics import METRICS, Metric, normalize_answer
 from airflow_provider_gradient.evaluation.report import EvaluationError, EvaluationReport, MetricValue
@@ -30,15 +33,8 @@ _MOST_SLICES = 1000
 """Slices that a report may have: more are rows, not groups of rows."""
 
 
-@runtime_checkable
-class Manifest(Protocol):
-    """What a finished run over a dataset says of itself, as far as it matters here."""
-
-    output_path: str
-
-
 def evaluate(
-    completions: Dataset | Manifest | Mapping[str, Any],
+    completions: Dataset,
     *,
     reference_column: str,
     metrics: Sequence[str] = ("exact_match",),
@@ -65,7 +61,9 @@ def evaluate(
     """
     if not 0 < confidence < 1:
         raise EvaluationError(f"confidence must be between 0 and 1 (got {confidence!r})")
-    rows = _rows_of(completions)
+    if isinstance(completions, Mapping) and "output_path" not in completions:
+        raise EvaluationError("completions: this is neither rows, nor a path, nor the manifest of a run")
+    rows = open_dataset(completions)
     _refuse_to_replace(rows, output_path)
     scorer = _Scorer(_metrics_of(metrics), reference_column=reference_column, slice_column=slice_column)
     with replacing(output_path) if output_path is not None else contextlib.nullcontext() as file:
@@ -178,20 +176,12 @@ class _Scorer:
         return reference, [normalize_answer(str(form)) for form in forms]
 
 
-def _rows_of(completions: Dataset | Manifest | Mapping[str, Any]) -> Dataset:
-    if isinstance(completions, Mapping):
-        if "output_path" not in completions:
-            raise EvaluationError("completions: this is neither rows, nor a path, nor the manifest of a run")
-        return cast(Dataset, completions["output_path"])
-    if isinstance(completions, Manifest):
-        return completions.output_path
-    return completions
-
-
-def _refuse_to_replace(rows: Dataset, output_path: PathLike | None) -> None:
-    if output_path is None or is_inline(rows):
+def _refuse_to_replace(rows: OpenDataset, output_path: PathLike | None) -> None:
+    if output_path is None:
         return
-    if same_path(as_path(output_path), as_path(cast(PathLike, rows))):
+    path = as_path(output_path)
+    check_output(path, JSONL)
+    if isinstance(rows, StoredRows) and rows.is_fed_by(path):
         raise EvaluationError(f"output_path {output_path} holds the completions, which it would replace")
 
 

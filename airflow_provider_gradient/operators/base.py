@@ -95,7 +95,7 @@ class InlineRows(Sequence[Mapping[str, Any]]):
 
 
 class RowsField:
-    """A template field that takes a path, rows, or an earlier task's output of either.
+    """A template field that takes a path, rows, or an earlier task's output of either or manifest.
 
     Rows become :class:`InlineRows` whenever they are set, be it by the DAG file, by a mapped task's expansion
     or when Airflow resolves an earlier task's output.
@@ -114,8 +114,10 @@ class RowsField:
 
 
 def located(value: Any) -> Any:
-    """A URL such as ``s3://conn_id@bucket/key`` as a path that its Airflow connection opens; anything else,
-    local paths and rows among them, as it is."""
+    """A URL such as ``s3://conn_id@bucket/key``, or the one in an earlier task's manifest, as a path that its
+    Airflow connection opens; anything else, local paths and rows among them, as it is."""
+    if isinstance(value, Mapping) and "output_path" in value:
+        value = value["output_path"]
     if isinstance(value, str) and "://" in value:
         from airflow.sdk import ObjectStoragePath
 

@@ -95,7 +95,7 @@ class GradientCompleteOperator(_CompletionOperator):
 
 
 class GradientCompleteDatasetOperator(_CompletionOperator):
-    """Completes every row of a dataset and writes one JSON line a row, in the dataset's order.
+    """Completes every row of a dataset and writes a row for each, in the dataset's order.
 
     XCom: the completion manifest, a dict with the paths, the counts by status, tokens and seconds, which
     :class:`~airflow_provider_gradient.operators.evaluation.GradientEvaluateOperator` takes as it is. Rows
@@ -104,9 +104,10 @@ class GradientCompleteDatasetOperator(_CompletionOperator):
     did.
 
     :param model_id: of a base model or an adapter.
-    :param dataset: path or URL of a JSONL file (``s3://conn_id@bucket/key`` uses an Airflow connection), or
-        rows, given inline or by an earlier task.
-    :param output_path: path or URL of the JSONL file to write. Failed rows are also in
+    :param dataset: path or URL of a file, folder or glob: JSONL, CSV or Parquet
+        (``s3://conn_id@bucket/key`` uses an Airflow connection); or rows, given inline or by an earlier task;
+        or an earlier task's manifest.
+    :param output_path: path or URL of the file to write, ``.jsonl`` or ``.parquet``. Failed rows are also in
         ``<stem>.errors.jsonl`` beside it.
     :param prompt_template: a langchain-core f-string template over the row's columns, such as
         ``"Question: {question}"``. It is rendered with Jinja first; write ``{% raw %}{{{% endraw %}`` for a
@@ -135,7 +136,7 @@ class GradientCompleteDatasetOperator(_CompletionOperator):
         self,
         *,
         model_id: str,
-        dataset: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
+        dataset: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | os.PathLike[str],
         output_path: str | os.PathLike[str],
         prompt_template: str | None = None,
         prompt_column: str | None = None,

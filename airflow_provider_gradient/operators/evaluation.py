@@ -65,11 +65,8 @@ class GradientEvaluateOperator(BaseOperator):
         """The report, as a dict."""
         from airflow_provider_gradient.evaluation import evaluate
 
-        completions = self.completions
-        if isinstance(completions, Mapping):  # a manifest, whose path may need an Airflow connection
-            completions = completions.get("output_path", completions)
         report = evaluate(
-            located(completions),
+            located(self.completions),
             reference_column=self.reference_column,
             metrics=tuple(self.metrics),
             output_path=located(self.output_path),

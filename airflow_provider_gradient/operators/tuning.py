@@ -44,9 +44,9 @@ class GradientFineTuneOperator(GradientOperator):
     unless samples, plan or adapter changed.
 
     :param model_id: of the adapter.
-    :param samples: path or URL of a JSONL file (``s3://conn_id@bucket/key`` uses an Airflow connection), or
-        rows, given inline or by an earlier task: Gradient samples, or rows to build them from with the
-        templates.
+    :param samples: path or URL of a file, folder or glob: JSONL, CSV or Parquet
+        (``s3://conn_id@bucket/key`` uses an Airflow connection); or rows, given inline or by an earlier task;
+        or an earlier task's manifest. The rows are Gradient samples, or what the templates build them from.
     :param prompt_template: a langchain-core f-string template over the row's columns; its text isn't trained
         on.
     :param completion_template: the same, for the text to train on; given together with ``prompt_template``.
@@ -81,7 +81,7 @@ class GradientFineTuneOperator(GradientOperator):
         self,
         *,
         model_id: str,
-        samples: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
+        samples: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | os.PathLike[str],
         prompt_template: str | None = None,
         completion_template: str | None = None,
         multiplier_column: str | None = None,

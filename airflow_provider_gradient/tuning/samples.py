@@ -25,6 +25,7 @@ from airflow_provider_gradient.datasets import (
     column_value,
     describe_row,
     dump_row,
+    open_dataset,
     read_rows,
 )
 
@@ -78,6 +79,7 @@ def build_samples(
     """
     prompts = RowTemplate(prompt_template)
     completions = RowTemplate(completion_template, name="completion_template")
+    rows = open_dataset(rows)
     for index, row in enumerate(read_rows(rows)):
         where = describe_row(rows, index)
         prompt, completion = prompts.render(row, where), completions.render(row, where)
@@ -101,6 +103,7 @@ def check_samples(
         number above 0.
     :raises DatasetError: a row can't be read.
     """
+    samples = open_dataset(samples)
     for index, row in enumerate(read_rows(samples)):
         where = describe_row(samples, index)
         extra = {multiplier_column, group_column} - {None}
@@ -130,6 +133,7 @@ def training_set(
     """
     if (prompt_template is None) != (completion_template is None):
         raise InvalidRequestError("give prompt_template and completion_template together, or neither")
+    samples = open_dataset(samples)
     if prompt_template is not None and completion_template is not None:
         built = build_samples(
             samples,

@@ -479,3 +479,39 @@ def test_a_dataset_is_read_and_written_through_an_object_storage_url(
     assert run.state == "success"
     assert len(list(read_rows(tmp_path / "answers.jsonl"))) == 3
     assert len(list(read_rows(tmp_path / "scores.jsonl"))) == 3
+
+
+def test_a_glob_is_read_parquet_written_and_its_manifest_is_the_next_tasks_dataset(
+    gradient_default: Any, client: Any, run_dag: Any, tmp_path: Path
+) -> None:
+    from airflow.sdk import DAG
+
+    from airflow_provider_gradient.operators import GradientCompleteDatasetOperator, GradientEvaluateOperator
+
+    for row in QUESTIONS:
+        text = ",".join(row) + "\n" + ",".join(row.values()) + "\n"
+        (tmp_path / f"{row['key']}.csv").write_text(text)
+    asked: dict[str, Any] = {"model_id": client.find_base_model("tiny").id, "max_generated_token_count": 2}
+    with DAG("formats") as dag:
+        answers = GradientCompleteDatasetOperator(
+            task_id="answers",
+            dataset=f"file://{tmp_path}/*.csv",
+            prompt_template=PROMPT,
+            output_path=f"file://{tmp_path}/answers.parquet",
+            **asked,
+        )
+        GradientCompleteDatasetOperator(
+            task_id="further",
+            dataset=answers.output,
+            prompt_template="Say it again: {output}",
+            output_path=tmp_path / "further.jsonl",
+            **asked,
+        )
+        GradientEvaluateOperator(task_id="report", completions=answers.output, reference_column="answer")
+    run = run_dag(dag)
+    assert run.state == "success"
+    rows = list(read_rows(run.xcom("answers")))
+    assert [row["row"] for row in rows] == QUESTIONS
+    assert run.xcom("further")["source"] == run.xcom("answers")["output_path"]
+    assert [row["row"] for row in read_rows(tmp_path / "further.jsonl")] == rows
+    assert run.xcom("report")["rows"] == 3

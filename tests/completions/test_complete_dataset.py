@@ -286,7 +286,7 @@ async def test_a_run_that_would_replace_its_dataset_is_refused(
     complete: Complete, server: EchoServer, tmp_path: Path, name: str
 ) -> None:
     write_rows(tmp_path / name, questions(2))
-    with pytest.raises(DatasetError, match=r"is the dataset: choose another output_path"):
+    with pytest.raises(DatasetError, match=r"is the dataset or in it: choose another output_path"):
         await complete(f"file://{tmp_path}/{name}")
     assert read(tmp_path / name) == questions(2)
     assert server.requests == []

@@ -1,0 +1,1 @@
+"""What this package costs and bears, measured beside its peers; see docs/benchmarks.md."""
