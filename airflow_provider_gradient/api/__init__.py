@@ -1,5 +1,14 @@
 """The Gradient web API: its requests, its responses and its errors, shared by client and server."""
 
+from airflow_provider_gradient.api.embeddings import (
+    MAX_EMBEDDING_INPUTS,
+    Embedding,
+    EmbeddingInput,
+    EmbeddingsModelInfo,
+    EmbeddingsModelList,
+    EmbedRequest,
+    EmbedResult,
+)
 from airflow_provider_gradient.api.errors import (
     ApiError,
     AuthenticationError,
@@ -63,6 +72,7 @@ __all__ = [
     "KEYS_HONOURED",
     "MAX_CHOICES",
     "MAX_CHOICE_LENGTH",
+    "MAX_EMBEDDING_INPUTS",
     "MAX_GENERATED_TOKENS",
     "MAX_RANK",
     "ApiError",
@@ -76,6 +86,12 @@ __all__ = [
     "Completion",
     "CreateModelRequest",
     "CreatedModel",
+    "EmbedRequest",
+    "EmbedResult",
+    "Embedding",
+    "EmbeddingInput",
+    "EmbeddingsModelInfo",
+    "EmbeddingsModelList",
     "FineTuneRequest",
     "FineTuneResult",
     "FineTuningParameters",

@@ -44,7 +44,7 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHOICE_LENGTH)]
 
 
-class _Request(BaseModel):
+class RequestModel(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True, frozen=True
     )
@@ -54,7 +54,7 @@ class _Request(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-class _Response(BaseModel):
+class ResponseModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
     def to_wire(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class _Response(BaseModel):
 # --- list, create, get -------------------------------------------------------------------------------------
 
 
-class BaseModelInfo(_Response):
+class BaseModelInfo(ResponseModel):
     """A base model: complete with it, or create adapters of it if ``capabilities`` has ``fineTune``."""
 
     type: Literal["baseModel"] = "baseModel"
@@ -75,7 +75,7 @@ class BaseModelInfo(_Response):
     capabilities: list[Literal["complete", "fineTune"]]
 
 
-class ModelAdapterInfo(_Response):
+class ModelAdapterInfo(ResponseModel):
     """A model adapter: LoRA weights over a base model. ``latest_update_time`` is that of its last fine-tune
     (or of its creation), with a time zone."""
 
@@ -89,52 +89,52 @@ class ModelAdapterInfo(_Response):
 ModelInfo = Annotated[BaseModelInfo | ModelAdapterInfo, Field(discriminator="type")]
 
 
-class ModelList(_Response):
+class ModelList(ResponseModel):
     models: list[ModelInfo]
 
 
-class NewModel(_Request):
+class NewModel(RequestModel):
     base_model_id: NonEmpty
     name: NonEmpty
 
 
-class LoraHyperparameters(_Request):
+class LoraHyperparameters(RequestModel):
     rank: Annotated[int, Field(ge=1, le=MAX_RANK)] | None = None
 
 
-class TrainingArguments(_Request):
+class TrainingArguments(RequestModel):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
-class InitialHyperparameters(_Request):
+class InitialHyperparameters(RequestModel):
     lora_hyperparameters: LoraHyperparameters | None = None
     training_arguments: TrainingArguments | None = None
 
 
-class CreateModelRequest(_Request):
+class CreateModelRequest(RequestModel):
     model: NewModel
     initial_hyperparameters: InitialHyperparameters | None = None
 
 
-class CreatedModel(_Response):
+class CreatedModel(ResponseModel):
     id: str
 
 
 # --- complete ----------------------------------------------------------------------------------------------
 
 
-class ChoiceGuidance(_Request):
+class ChoiceGuidance(RequestModel):
     """The completion is one of ``value``: whichever the model holds most likely."""
 
     type: Literal["choice"] = "choice"
     value: Annotated[list[Choice], Field(min_length=1, max_length=MAX_CHOICES)]
 
 
-class Rag(_Request):
+class Rag(RequestModel):
     collection_id: NonEmpty
 
 
-class CompleteRequest(_Request):
+class CompleteRequest(RequestModel):
     """One completion.
 
     ``auto_template`` absent means true: the server wraps the query in the base model's recommended template.
@@ -151,14 +151,14 @@ class CompleteRequest(_Request):
     rag: Rag | None = None
 
 
-class Usage(_Response):
+class Usage(ResponseModel):
     """Token counts, an extra of the server in this package: the hosted API reports none."""
 
     prompt_tokens: int
     completion_tokens: int
 
 
-class Completion(_Response):
+class Completion(ResponseModel):
     finish_reason: str
     generated_output: str
     usage: Usage | None = None
@@ -167,7 +167,7 @@ class Completion(_Response):
 # --- fine-tune ---------------------------------------------------------------------------------------------
 
 
-class InputSegment(_Request):
+class InputSegment(RequestModel):
     """A part of a sample's text; with ``trainable`` false it is context and adds nothing to the loss."""
 
     value: NonEmpty
@@ -175,7 +175,7 @@ class InputSegment(_Request):
     parse_special_tokens: bool | None = None
 
 
-class FineTuningParameters(_Request):
+class FineTuningParameters(RequestModel):
     multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
@@ -190,7 +190,7 @@ Inputs = Annotated[
 ]
 
 
-class Sample(_Request):
+class Sample(RequestModel):
     """A text to learn: a plain string, wholly trainable, or segments in order."""
 
     inputs: Inputs
@@ -207,11 +207,11 @@ class Sample(_Request):
         return any(segment.trainable is not False for segment in self.segments)
 
 
-class FineTuneRequest(_Request):
+class FineTuneRequest(RequestModel):
     samples: Annotated[list[Sample], Field(min_length=1)]
 
 
-class FineTuneResult(_Response):
+class FineTuneResult(ResponseModel):
     """``sum_loss`` is the negative log-likelihood over the trainable tokens before the update, in nats."""
 
     number_of_trainable_tokens: int
@@ -225,7 +225,7 @@ class FineTuneResult(_Response):
 
 # --- checking ----------------------------------------------------------------------------------------------
 
-RequestT = TypeVar("RequestT", bound=_Request)
+RequestT = TypeVar("RequestT", bound=RequestModel)
 
 
 def build_request(model: type[RequestT], /, **fields: Any) -> RequestT:

@@ -14,15 +14,21 @@ from urllib.parse import quote, urlencode
 
 from airflow_provider_gradient.api import (
     IDEMPOTENCY_KEY_HEADER,
+    MAX_EMBEDDING_INPUTS,
     BaseModelInfo,
     Capability,
     CompleteRequest,
     Completion,
     CreatedModel,
     CreateModelRequest,
+    EmbeddingsModelInfo,
+    EmbeddingsModelList,
+    EmbedRequest,
+    EmbedResult,
     FineTuneRequest,
     FineTuneResult,
     InvalidRequestError,
+    InvalidResponseError,
     ModelAdapterInfo,
     ModelList,
     Sample,
@@ -32,6 +38,9 @@ from airflow_provider_gradient.api import (
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+EMBED_IN_FLIGHT = 8
+"""Requests at once of one ``embed`` of more texts than a request may hold."""
 
 _CAPABILITIES = ("complete", "fineTune", "any")
 _JSON = {"Content-Type": "application/json"}
@@ -184,6 +193,77 @@ def fine_tune(
         repeatable=keys_honoured and idempotency_key is not None,
         silent_work=True,
     )
+
+
+def list_embeddings_models() -> Call[list[EmbeddingsModelInfo]]:
+    """GET /embeddings."""
+    return Call(
+        method="GET",
+        path="/embeddings",
+        parse=lambda body: EmbeddingsModelList.model_validate_json(body).embeddings_models,
+    )
+
+
+def embed(slug: str, inputs: Sequence[str]) -> list[Call[list[list[float]]]]:
+    """POST /embeddings/{slug}, as often as it takes to hold all inputs, in order.
+
+    All of them are checked before the first can be sent.
+    """
+    if not isinstance(slug, str) or not slug.strip() or slug in (".", ".."):
+        raise InvalidRequestError(f"slug: the slug of an embeddings model (got {slug!r})")
+    if isinstance(inputs, str):
+        raise InvalidRequestError(f"inputs: a list of texts, not one string (got {inputs[:40]!r})")
+    texts = list(inputs)
+    if not texts:
+        raise InvalidRequestError("inputs: at least one text")
+    for index, text in enumerate(texts):
+        _check_input(index, text)
+    return [
+        _embed_some(slug, texts[start : start + MAX_EMBEDDING_INPUTS])
+        for start in range(0, len(texts), MAX_EMBEDDING_INPUTS)
+    ]
+
+
+def _embed_some(slug: str, texts: Sequence[str]) -> Call[list[list[float]]]:
+    request = build_request(EmbedRequest, inputs=[{"input": text} for text in texts])
+
+    def parse(body: bytes) -> list[list[float]]:
+        vectors = EmbedResult.model_validate_json(body).vectors
+        if len(vectors) != len(texts):
+            raise ValueError(f"{len(vectors)} embeddings for {len(texts)} inputs")
+        return vectors
+
+    return Call(
+        method="POST",
+        path=f"/embeddings/{quote(slug, safe='')}",
+        body=_encode(request.to_wire()),
+        parse=parse,
+        frequent=True,
+    )
+
+
+def _check_input(index: int, text: object) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"inputs[{index}]: a text (got {type(text).__name__})")
+    if not text:
+        raise InvalidRequestError(f"inputs[{index}]: is empty; an embedding needs at least one character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            f"inputs[{index}]: holds half a surrogate pair, which UTF-8 cannot carry"
+        ) from None
+
+
+def joined(parts: Sequence[list[list[float]]]) -> list[list[float]]:
+    """The vectors of several calls' answers as one list, in order.
+
+    :raises InvalidResponseError: the answers' vectors differ in length.
+    """
+    vectors = [vector for part in parts for vector in part]
+    if len(lengths := sorted({len(vector) for vector in vectors})) > 1:
+        raise InvalidResponseError(f"embeddings of one model differ in length: {lengths}")
+    return vectors
 
 
 def _model_path(model_id: str) -> str:

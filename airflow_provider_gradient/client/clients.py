@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,6 +16,7 @@ from airflow_provider_gradient.api import (
     BaseModelInfo,
     Capability,
     Completion,
+    EmbeddingsModelInfo,
     FineTuneResult,
     ModelAdapterInfo,
     Sample,
@@ -167,6 +169,29 @@ class GradientClient(ClientBase):
             model_id, samples, idempotency_key=idempotency_key, keys_honoured=self.honours_idempotency_keys
         )
         return self._perform(call, record)
+
+    def list_embeddings_models(self) -> list[EmbeddingsModelInfo]:
+        """The embeddings models there are."""
+        return self._perform(calls.list_embeddings_models())
+
+    def embed(self, slug: str, inputs: Sequence[str]) -> list[list[float]]:
+        """The vectors of texts, in their order.
+
+        More than 256 texts go in requests of 256, at most 8 of them at once; the first that fails fails all.
+
+        :param slug: of an embeddings model, such as ``bge-large``.
+        :param inputs: one text or more, none of them empty.
+        :raises InvalidRequestError: names the input that is wrong by its place; nothing was sent.
+        :raises NotFoundError: there is no such embeddings model.
+        """
+        shards = calls.embed(slug, inputs)
+        if len(shards) == 1:
+            return self._perform(shards[0])
+        threads = ThreadPoolExecutor(min(calls.EMBED_IN_FLIGHT, len(shards)))
+        try:
+            return calls.joined(list(threads.map(self._perform, shards)))
+        finally:
+            threads.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """Close kept connections; a later call opens new ones."""
@@ -323,6 +348,25 @@ class AsyncGradientClient(ClientBase):
             model_id, samples, idempotency_key=idempotency_key, keys_honoured=self.honours_idempotency_keys
         )
         return await self._perform(call, record)
+
+    async def list_embeddings_models(self) -> list[EmbeddingsModelInfo]:
+        """The embeddings models there are."""
+        return await self._perform(calls.list_embeddings_models())
+
+    async def embed(self, slug: str, inputs: Sequence[str]) -> list[list[float]]:
+        """The vectors of texts, in their order: see :meth:`GradientClient.embed`."""
+        places = asyncio.Semaphore(calls.EMBED_IN_FLIGHT)
+
+        async def perform(call: calls.Call[list[list[float]]]) -> list[list[float]]:
+            async with places:
+                return await self._perform(call)
+
+        tasks = [asyncio.ensure_future(perform(call)) for call in calls.embed(slug, inputs)]
+        try:
+            return calls.joined(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def aclose(self) -> None:
         """Close kept connections; a later call opens new ones."""

@@ -20,6 +20,8 @@ from airflow_provider_gradient import __version__
 from airflow_provider_gradient.api import ApiError
 from airflow_provider_gradient.server.access import AccessCheck
 from airflow_provider_gradient.server.catalogue import Catalogue
+from airflow_provider_gradient.server.embedding_routes import embedding_router
+from airflow_provider_gradient.server.embeddings import EmbeddingsService
 from airflow_provider_gradient.server.engine import Engine
 from airflow_provider_gradient.server.failures import failed
 from airflow_provider_gradient.server.routes import Services, router
@@ -48,12 +50,13 @@ def load_services(settings: ServerSettings, *, store: Store) -> Services:
         access=AccessCheck(store.tokens()),
         catalogue=Catalogue(names=names, aliases=settings.aliases),
         engine=engine,
+        embeddings=EmbeddingsService(settings.embeddings_models, threads=settings.threads),
         store=store,
     )
 
 
 def create_app(services: Services) -> FastAPI:
-    """The application: operations 1 to 6 under ``/api``, and ``/health``."""
+    """The application: operations 1 to 8 under ``/api``, and ``/health``."""
     app = FastAPI(
         title="Gradient server",
         version=__version__,
@@ -64,6 +67,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.include_router(router)
+    app.include_router(embedding_router)
     app.add_api_route("/health", _health)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -75,12 +79,12 @@ def create_app(services: Services) -> FastAPI:
 class AppServer(uvicorn.Server):
     """Runs the application on a socket that listens already, until a signal.
 
-    At the signal the engine is stopped first, so that every request under way gets an answer, if only that
+    At the signal the models are stopped first, so that every request under way gets an answer, if only that
     the server is stopping; then connections are closed. ``engine_done`` tells afterwards whether it could
     be waited for.
     """
 
-    def __init__(self, app: FastAPI, engine: Engine) -> None:
+    def __init__(self, app: FastAPI, services: Services) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -91,11 +95,13 @@ class AppServer(uvicorn.Server):
             )
         )
         self.engine_done = False
-        self._engine = engine
+        self._services = services
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop the engine, then close the connections."""
-        self.engine_done = await asyncio.to_thread(self._engine.stop)
+        """Stop the models, then close the connections."""
+        self.engine_done, _ = await asyncio.gather(
+            asyncio.to_thread(self._services.engine.stop), asyncio.to_thread(self._services.embeddings.stop)
+        )
         await super().shutdown(sockets)
 
 

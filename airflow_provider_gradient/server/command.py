@@ -30,6 +30,14 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ALIAS=SLUG", help="One more slug for a model. Repeatable."),
     ] = None,
+    embeddings_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SLUG=PATH",
+            help="Serve a local sentence-embedding directory; as bge-large it replaces the built-in one. "
+            "Repeatable.",
+        ),
+    ] = None,
     access_token: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +65,9 @@ def serve(
             workspace_id=workspace_id or None,
             base_models={slug: Path(path) for slug, path in _pairs("--base-model", base_model or [])},
             aliases=dict(_pairs("--alias", alias or [])),
+            embeddings_models={
+                slug: Path(path) for slug, path in _pairs("--embeddings-model", embeddings_model or [])
+            },
             threads=threads,
         )
         from airflow_provider_gradient.server.serving import serve as run

@@ -35,6 +35,7 @@ from airflow_provider_gradient.server.catalogue import (
     base_model_id,
     new_adapter_id,
 )
+from airflow_provider_gradient.server.embeddings import EmbeddingsService
 from airflow_provider_gradient.server.engine import Engine
 from airflow_provider_gradient.server.failures import (
     bad_body,
@@ -61,6 +62,7 @@ class Services:
     access: AccessCheck
     catalogue: Catalogue
     engine: Engine
+    embeddings: EmbeddingsService
     store: Store
 
 
@@ -68,7 +70,8 @@ def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-async def _workspace(request: Request) -> str:
+async def workspace_of_caller(request: Request) -> str:
+    """The caller's workspace; refuses whoever has none."""
     return _services(request).access.workspace_of(request)
 
 
@@ -81,10 +84,10 @@ async def _model_id(model_id: str) -> str:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
-WorkspaceDep = Annotated[str, Depends(_workspace)]
+WorkspaceDep = Annotated[str, Depends(workspace_of_caller)]
 ModelIdDep = Annotated[str, Depends(_model_id)]
 
-router = APIRouter(prefix="/api", dependencies=[Depends(_workspace)])
+router = APIRouter(prefix="/api", dependencies=[Depends(workspace_of_caller)])
 
 
 @router.get("/models")

@@ -56,7 +56,7 @@ def _run(settings: ServerSettings, store: Store, listener: socket.socket, ready:
 
     _log_to_standard_error()
     services = load_services(settings, store=store)
-    server = AppServer(create_app(services), services.engine)
+    server = AppServer(create_app(services), services)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.freeze()  # nothing made so far is ever garbage: no collection, and no exit, need look at it
     print(ready, flush=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 BUILT_IN_SLUG = "tiny"
 BUILT_IN_DIRECTORY = Path(__file__).parent / "tiny_model"
+BUILT_IN_EMBEDDINGS_SLUG = "bge-large"
+"""What published clients ask for; the built-in model is no BGE, see :mod:`.embeddings`."""
 DEFAULT_DATA_DIR = Path("~/.gradient-server")
 DEFAULT_PORT = 3026
 """The port of the API's published local address."""
@@ -34,6 +36,8 @@ class ServerSettings:
     :param workspace_id: goes with ``access_token``: give both or neither.
     :param base_models: Hugging Face model directories by slug, beside the built-in ``tiny``.
     :param aliases: more slugs for models served, alias to slug.
+    :param embeddings_models: sentence-embedding directories by slug; that of ``bge-large`` replaces the
+        built-in one.
     :param threads: CPU threads of torch; on a busy machine with a small model, one is fastest.
     :raises StartError: names the option that is wrong.
     """
@@ -45,6 +49,7 @@ class ServerSettings:
     workspace_id: str | None = None
     base_models: Mapping[str, Path] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    embeddings_models: Mapping[str, Path] = field(default_factory=dict)
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -80,8 +85,15 @@ class ServerSettings:
                     f"base model {slug!r}: {path} is no Hugging Face model directory (it has no config.json)"
                 )
 
+        for slug, path in self.embeddings_models.items():
+            if not any((path / name).is_file() for name in ("config.json", "modules.json")):
+                raise StartError(
+                    f"--embeddings-model {slug}={path}: no model directory (it has neither config.json nor "
+                    "modules.json)"
+                )
+
     def _check_slugs(self) -> None:
-        for slug in (*self.base_models, *self.aliases):
+        for slug in (*self.base_models, *self.aliases, *self.embeddings_models):
             if not _SLUG.fullmatch(slug):
                 raise StartError(f"slug {slug!r}: letters, digits, '.', '_' and '-' only")
         if BUILT_IN_SLUG in self.base_models:

@@ -10,7 +10,15 @@ import httpx
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 CONTEXT = 128
 VOCABULARY = 320
@@ -73,6 +81,23 @@ def gpt2_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=1,
     )
     return save_model(tmp_path_factory.mktemp("models") / "gpt2", GPT2LMHeadModel(config))
+
+
+@pytest.fixture(scope="session")
+def bert_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence encoder of 32 dimensions that reads 128 tokens."""
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.5,
+        pad_token_id=1,
+    )
+    return save_model(tmp_path_factory.mktemp("models") / "bert", BertModel(config))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Requests that published clients really sent, replayed as they were: header for header, explicit nulls,
 ``onlyBase=True``.
 
-``wire/*.jsonl`` holds the recorded requests of the models operations, one a line, in the order they were
+``wire/*.jsonl`` holds the recorded requests of operations 1 to 8, one a line, in the order they were
 sent. Only the token, the workspace and the ids are replaced by those of the server under test.
 """
 
@@ -66,8 +66,10 @@ class Replay:
 
 
 def operation(recorded: dict[str, Any]) -> str:
-    last = recorded["path"].rsplit("/", 1)[-1]
-    return f"{recorded['method']} {last if last in ('models', 'complete', 'fine-tune') else '{id}'}"
+    *_, kind, last = recorded["path"].split("/")
+    named = last in ("models", "complete", "fine-tune", "embeddings")
+    other = "{slug}" if kind == "embeddings" else "{id}"
+    return f"{recorded['method']} {last if named else other}"
 
 
 def check_answer(recorded: dict[str, Any], answer: dict[str, Any], base_id: str) -> None:
@@ -100,19 +102,21 @@ def check_answer(recorded: dict[str, Any], answer: dict[str, Any], base_id: str)
         case "POST fine-tune":
             assert answer["numberOfTrainableTokens"] > 0
             assert answer["sumLoss"] > 0
+        case "GET embeddings":
+            assert {"slug": "bge-large"} in answer["embeddingsModels"]
+        case "POST {slug}":
+            vectors = [each["embedding"] for each in answer["embeddings"]]
+            assert [len(vector) for vector in vectors] == [1024] * len(recorded["body"]["inputs"])
+            assert [each["index"] for each in answer["embeddings"]] == list(range(len(vectors)))
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 def test_what_a_published_client_sent_is_answered(recording: Path, caller: Caller) -> None:
     requests = [json.loads(line) for line in recording.read_text().splitlines()]
-    assert {operation(request) for request in requests} == {
-        "GET models",
-        "POST models",
-        "GET {id}",
-        "DELETE {id}",
-        "POST complete",
-        "POST fine-tune",
-    }
+    models = {"GET models", "POST models", "GET {id}", "DELETE {id}", "POST complete", "POST fine-tune"}
+    embeddings = {"GET embeddings", "POST {slug}"}
+    first_sdk = recording.stem == "py_sdk_1_0_0"  # it knew no embeddings
+    assert {operation(request) for request in requests} == models | (set() if first_sdk else embeddings)
     replay = Replay(caller)
     for request in requests:
         status, answer = replay.send(request)
