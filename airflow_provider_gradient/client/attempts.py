@@ -85,9 +85,10 @@ class Attempts(Generic[T]):
     :param url: of the call, for messages.
     :param now: seconds of a clock that never goes back, as in the other methods.
     :param record: counted up as attempts are made.
-    :param refusals_count: whether what says nothing of the call, a refusal for too much load (429, 503) or
-        no connection, uses up one of the policy's attempts; where not, only the total time bounds it, and
-        refusals don't lengthen the waits: how much is sent at all is then their sender's to lower.
+    :param paced: whether the caller has many calls to make and chooses when each goes. What says nothing of
+        the call, a refusal for too much load (429, 503) or no connection, then uses up none of the policy's
+        attempts, only the total time; refusals don't lengthen the waits, since to send less is the caller's
+        part; and an attempt whose turn comes late has time for an answer all the same.
     :param jitter: gives a number from 0 to 1.
     """
 
@@ -100,7 +101,7 @@ class Attempts(Generic[T]):
         timeouts: Timeouts,
         now: float,
         record: CallRecord | None = None,
-        refusals_count: bool = True,
+        paced: bool = False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._call = call
@@ -109,7 +110,7 @@ class Attempts(Generic[T]):
         self._timeouts = timeouts
         self._deadline = now + timeouts.total
         self._jitter = jitter
-        self._refusals_count = refusals_count
+        self._paced = paced
         self._made = 0
         self._uncounted = 0
         self._refusals = 0
@@ -126,7 +127,8 @@ class Attempts(Generic[T]):
         """Begin an attempt; gives the time-outs that are left for it."""
         self._made += 1
         self._record.attempts += 1
-        left = self._timeouts.within(max(self._deadline - now, 0.001))
+        least = self._timeouts.read if self._paced else 0.001
+        left = self._timeouts.within(max(self._deadline - now, least))
         if not self._call.silent_work:
             return left
         return Timeouts(connect=left.connect, read=left.total, total=left.total)
@@ -145,7 +147,7 @@ class Attempts(Generic[T]):
         retry_after = error.retry_after if isinstance(error, ApiError) else None
         refused = answer.status == 429 or (answer.status == 503 and retry_after is not None)
         self._maybe_done |= answer.status >= 500 and not refused
-        if answer.status in (429, 503) and not self._refusals_count:
+        if answer.status in (429, 503) and self._paced:
             self._uncounted += 1
             self._refusals += 1
         if refused or (self._call.repeatable and answer.status in _GATEWAY_TROUBLE):
@@ -160,7 +162,7 @@ class Attempts(Generic[T]):
         cls = GradientTimeoutError if failure.timed_out else GradientConnectionError
         error = cls(f"{self._name}: {failure.reason}")
         self._maybe_done |= failure.sent
-        self._uncounted += not failure.sent and not self._refusals_count
+        self._uncounted += not failure.sent and self._paced
         if failure.sent and not self._call.repeatable:
             raise self._final(error)
         return self._again(error, now=now, retry_after=None)

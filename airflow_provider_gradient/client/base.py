@@ -89,7 +89,7 @@ class ClientBase:
         return f"{type(self).__name__}(base_url={self.base_url!r}, workspace_id={self.workspace_id!r})"
 
     def _attempts(
-        self, call: calls.Call[T], record: CallRecord | None, *, refusals_count: bool = True
+        self, call: calls.Call[T], record: CallRecord | None, *, paced: bool = False
     ) -> Attempts[T]:
         return Attempts(
             call,
@@ -98,7 +98,7 @@ class ClientBase:
             timeouts=self._timeouts,
             now=time.monotonic(),
             record=record,
-            refusals_count=refusals_count,
+            paced=paced,
         )
 
     def _on_answer(

@@ -315,7 +315,7 @@ class AsyncGradientClient(ClientBase):
         :param parameters: those of :meth:`complete`.
         """
         call = calls.complete(model_id, query, **({"guidance": None} | parameters))
-        return partial(self._attempt, call, self._attempts(call, record, refusals_count=False))
+        return partial(self._attempt, call, self._attempts(call, record, paced=True))
 
     async def fine_tune(
         self,

@@ -29,7 +29,7 @@ def attempts(
     jitter=1.0,
     record=None,
     timeouts=Timeouts(),  # noqa: B008 - frozen
-    refusals_count=True,
+    paced=False,
     **policy,
 ):
     return Attempts(
@@ -39,7 +39,7 @@ def attempts(
         timeouts=timeouts,
         now=100.0,
         record=record,
-        refusals_count=refusals_count,
+        paced=paced,
         jitter=lambda: jitter,
     )
 
@@ -166,7 +166,7 @@ def test_no_retry_after_breaks_the_reading_of_it(text):
 @pytest.mark.parametrize("status", [429, 503, None])
 def test_what_says_nothing_of_the_call_may_be_bounded_by_the_total_time_alone(status):
     record = CallRecord()
-    course = attempts(attempts=2, refusals_count=False, record=record, timeouts=Timeouts(total=10), longest=1)
+    course = attempts(attempts=2, paced=True, record=record, timeouts=Timeouts(total=10), longest=1)
 
     def fail(now):
         course.start(now=now)
@@ -181,3 +181,12 @@ def test_what_says_nothing_of_the_call_may_be_bounded_by_the_total_time_alone(st
     with pytest.raises((RateLimitError, ServerError, GradientConnectionError)):
         fail(109.5)
     assert record.attempts == 22
+
+
+def test_a_paced_attempt_whose_turn_comes_late_has_time_for_an_answer_and_is_the_last():
+    course = attempts(paced=True, timeouts=Timeouts(read=7, total=10))
+    course.start(now=100.0)
+    course.on_no_answer(LOST, now=101.0)
+    assert course.start(now=130.0).total == 7
+    with pytest.raises(GradientConnectionError):
+        course.on_no_answer(LOST, now=131.0)
