@@ -191,7 +191,7 @@ async def test_an_error_rate_above_the_one_allowed_ends_the_run_and_a_retry_goes
     manifest = await complete(questions(1000), max_error_rate=0.1)
     assert manifest.resumed_rows == 200, "the 11 that had failed are sent again"
     assert manifest.counts.success == 1000
-    assert server.queries.total() == before + 800
+    assert before + 800 <= server.queries.total() <= before + 800 + 4, "4 were in flight when it ended"
 
 
 async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the_run_that_resumes(
