@@ -7,6 +7,7 @@
         print(client.complete(model.id, "Who won Super Bowl 50?").generated_output)
 """
 
+from airflow_provider_gradient.client.attempts import Done, Wait
 from airflow_provider_gradient.client.clients import AsyncGradientClient, GradientClient
 from airflow_provider_gradient.client.endpoint import DEFAULT_BASE_URL, normalise_base_url
 from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts
@@ -15,8 +16,10 @@ __all__ = [
     "DEFAULT_BASE_URL",
     "AsyncGradientClient",
     "CallRecord",
+    "Done",
     "GradientClient",
     "RetryPolicy",
     "Timeouts",
+    "Wait",
     "normalise_base_url",
 ]

@@ -15,7 +15,7 @@ import contextlib
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -63,9 +63,13 @@ class NoAnswer(Exception):  # noqa: N818 - an outcome of an attempt, not an erro
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """Try again after ``seconds``."""
+    """Try again after ``seconds``.
+
+    :param error: what made it necessary.
+    """
 
     seconds: float
+    error: GradientError = field(compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,10 @@ class Attempts(Generic[T]):
     :param url: of the call, for messages.
     :param now: seconds of a clock that never goes back, as in the other methods.
     :param record: counted up as attempts are made.
+    :param paced: whether the caller has many calls to make and chooses when each goes. What says nothing of
+        the call, a refusal for too much load (429, 503) or no connection, then uses up none of the policy's
+        attempts, only the total time; refusals don't lengthen the waits, since to send less is the caller's
+        part; and an attempt whose turn comes late has time for an answer all the same.
     :param jitter: gives a number from 0 to 1.
     """
 
@@ -93,6 +101,7 @@ class Attempts(Generic[T]):
         timeouts: Timeouts,
         now: float,
         record: CallRecord | None = None,
+        paced: bool = False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._call = call
@@ -101,7 +110,10 @@ class Attempts(Generic[T]):
         self._timeouts = timeouts
         self._deadline = now + timeouts.total
         self._jitter = jitter
+        self._paced = paced
         self._made = 0
+        self._uncounted = 0
+        self._refusals = 0
         self._waited = 0.0
         self._maybe_done = False
         self._record = record or CallRecord()
@@ -115,7 +127,8 @@ class Attempts(Generic[T]):
         """Begin an attempt; gives the time-outs that are left for it."""
         self._made += 1
         self._record.attempts += 1
-        left = self._timeouts.within(max(self._deadline - now, 0.001))
+        least = self._timeouts.read if self._paced else 0.001
+        left = self._timeouts.within(max(self._deadline - now, least))
         if not self._call.silent_work:
             return left
         return Timeouts(connect=left.connect, read=left.total, total=left.total)
@@ -134,6 +147,9 @@ class Attempts(Generic[T]):
         retry_after = error.retry_after if isinstance(error, ApiError) else None
         refused = answer.status == 429 or (answer.status == 503 and retry_after is not None)
         self._maybe_done |= answer.status >= 500 and not refused
+        if answer.status in (429, 503) and self._paced:
+            self._uncounted += 1
+            self._refusals += 1
         if refused or (self._call.repeatable and answer.status in _GATEWAY_TROUBLE):
             return self._again(error, now=now, retry_after=retry_after)
         raise self._final(error)
@@ -146,6 +162,7 @@ class Attempts(Generic[T]):
         cls = GradientTimeoutError if failure.timed_out else GradientConnectionError
         error = cls(f"{self._name}: {failure.reason}")
         self._maybe_done |= failure.sent
+        self._uncounted += not failure.sent and self._paced
         if failure.sent and not self._call.repeatable:
             raise self._final(error)
         return self._again(error, now=now, retry_after=None)
@@ -184,14 +201,15 @@ class Attempts(Generic[T]):
         )
 
     def _again(self, error: GradientError, *, now: float, retry_after: float | None) -> Wait:
-        if self._made >= self._policy.attempts:
+        if self._made - self._uncounted >= self._policy.attempts:
             raise self._final(error)
-        seconds = self._policy.wait(failed=self._made, retry_after=retry_after, jitter=self._jitter)
+        failed = max(1, self._made - self._refusals)
+        seconds = self._policy.wait(failed=failed, retry_after=retry_after, jitter=self._jitter)
         if now + seconds >= self._deadline:
             raise self._final(error)
         self._waited += seconds
         self._record.waited += seconds
-        return Wait(seconds=seconds)
+        return Wait(seconds=seconds, error=error)
 
     def _final(self, error: GradientError) -> GradientError:
         error.outcome_unknown = self._maybe_done

@@ -67,6 +67,11 @@ class ClientBase:
         return self._endpoint.workspace_id
 
     @property
+    def timeouts(self) -> Timeouts:
+        """Seconds that a call may take."""
+        return self._timeouts
+
+    @property
     def honours_idempotency_keys(self) -> bool:
         """Whether the server was seen to honour idempotency keys: an answer has echoed the key it was sent
         with, or an adapter that was read came with the server's word for it.
@@ -83,7 +88,9 @@ class ClientBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, workspace_id={self.workspace_id!r})"
 
-    def _attempts(self, call: calls.Call[T], record: CallRecord | None) -> Attempts[T]:
+    def _attempts(
+        self, call: calls.Call[T], record: CallRecord | None, *, paced: bool = False
+    ) -> Attempts[T]:
         return Attempts(
             call,
             url=self.base_url + call.path,
@@ -91,6 +98,7 @@ class ClientBase:
             timeouts=self._timeouts,
             now=time.monotonic(),
             record=record,
+            paced=paced,
         )
 
     def _on_answer(

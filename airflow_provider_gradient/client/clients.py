@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -22,7 +22,7 @@ from airflow_provider_gradient.api import (
     Sample,
 )
 from airflow_provider_gradient.client import calls
-from airflow_provider_gradient.client.attempts import Done, NoAnswer, Wait
+from airflow_provider_gradient.client.attempts import Attempts, Done, NoAnswer, Wait
 from airflow_provider_gradient.client.base import ClientBase
 from airflow_provider_gradient.client.policy import CallRecord
 from airflow_provider_gradient.client.transport import AsyncTransport, BlockingTransport
@@ -327,6 +327,21 @@ class AsyncGradientClient(ClientBase):
         )
         return await self._perform(call, record)
 
+    def begin_completion(
+        self, model_id: str, query: str, *, record: CallRecord | None = None, **parameters: Any
+    ) -> Callable[[], Awaitable[Done[Completion] | Wait]]:
+        """A completion whose caller chooses the moment of each attempt, as one does who has many to make.
+
+        Each call of what is given back is one attempt. It gives the result, or the seconds to wait before the
+        next with the error that made it necessary, or raises as :meth:`complete` does. What says nothing of
+        the query, refusals for too much load (429, 503) and missing connections, doesn't use up the client's
+        attempts: its total time bounds them, which counts from now.
+
+        :param parameters: those of :meth:`complete`.
+        """
+        call = calls.complete(model_id, query, **({"guidance": None} | parameters))
+        return partial(self._attempt, call, self._attempts(call, record, paced=True))
+
     async def fine_tune(
         self,
         model_id: str,
@@ -386,14 +401,14 @@ class AsyncGradientClient(ClientBase):
 
     async def _perform(self, call: calls.Call[T], record: CallRecord | None = None) -> T:
         attempts = self._attempts(call, record)
-        while True:
-            begun = time.monotonic()
-            try:
-                answer = await self._transport.send(call, timeouts=attempts.start(now=begun))
-            except NoAnswer as failure:
-                step: Done[T] | Wait = self._on_no_answer(call, attempts, failure, begun=begun)
-            else:
-                step = self._on_answer(call, attempts, answer, begun=begun)
-            if isinstance(step, Done):
-                return step.value
+        while isinstance(step := await self._attempt(call, attempts), Wait):
             await asyncio.sleep(step.seconds)
+        return step.value
+
+    async def _attempt(self, call: calls.Call[T], attempts: Attempts[T]) -> Done[T] | Wait:
+        begun = time.monotonic()
+        try:
+            answer = await self._transport.send(call, timeouts=attempts.start(now=begun))
+        except NoAnswer as failure:
+            return self._on_no_answer(call, attempts, failure, begun=begun)
+        return self._on_answer(call, attempts, answer, begun=begun)

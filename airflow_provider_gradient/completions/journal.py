@@ -2,7 +2,8 @@
 
 It stands beside the output as ``<output stem>.journal.jsonl`` and belongs to one run, which its first line
 names. What can't be read is an error: a journal that is there is never taken for none, since its rows were
-paid for.
+paid for. A row that failed for a reason that may pass (no answer, 429, 5xx) is not taken for done by the run
+that resumes: it is sent again, and its attempts count on.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Journal:
         self.totals = Totals()
         self.done = 0
         self._offsets = array("q", [-1]) * header.rows
+        self._spent: dict[int, int] = {}
         self._header = header
         self._log = AppendLog(beside(output, ".journal.jsonl"))
         try:
@@ -119,6 +121,15 @@ class Journal:
         :raises DatasetError: it could not be written, say since the disk is full.
         """
         self._enter(record, self._log.append(dump_row(record)))
+
+    @property
+    def given_up(self) -> int:
+        """Rows that an earlier run gave up for a reason that may pass: they are missing again."""
+        return len(self._spent)
+
+    def spent(self, index: int) -> int:
+        """Attempts that earlier runs spent on a row of those."""
+        return self._spent.get(index, 0)
 
     def commit(self) -> None:
         """Make safe what was written so far; may be called from another thread than :meth:`append`."""
@@ -168,7 +179,11 @@ class Journal:
         try:
             if record["status"] not in _STATUSES:
                 raise ValueError
-            self._enter(record, offset)
+            if (record.get("error") or {}).get("transient"):
+                self._spent[index] = int(record["attempts"])
+            else:
+                self._enter(record, offset)
+                self._spent.pop(index, None)
         except (KeyError, TypeError, ValueError):
             raise self._broken(number, "is no finished row") from None
 

@@ -28,6 +28,25 @@ class Counts(BaseModel):
     invalid_output: int = 0
 
 
+class ConcurrencySummary(BaseModel):
+    """How many requests the run that finished let be in flight: it adapts to what the server bears.
+
+    :ivar min: the lowest the limit was; likewise ``mean`` over time, and ``max``.
+    :ivar cuts: how often the limit was lowered for refusals and time-outs.
+    :ivar pauses: how often all sending stopped because the server asked for it (``Retry-After``).
+    :ivar paused_seconds: how long that was in all.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    min: int
+    mean: float
+    max: int
+    cuts: int
+    pauses: int
+    paused_seconds: float
+
+
 class CompletionManifest(BaseModel):
     """A finished run: what was asked of which model, where the answers are, and what it took.
 
@@ -46,6 +65,7 @@ class CompletionManifest(BaseModel):
     :ivar seconds: wall-clock time of the run that finished, without those it resumed.
     :ivar rows_per_second: of the rows that this run completed itself.
     :ivar resumed_rows: rows whose completion an earlier run had left.
+    :ivar concurrency: ``None`` where the run that finished had nothing left to send.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -71,6 +91,7 @@ class CompletionManifest(BaseModel):
     seconds: float
     rows_per_second: float
     resumed_rows: int
+    concurrency: ConcurrencySummary | None = None
 
     @property
     def all_failed(self) -> bool:
@@ -105,6 +126,8 @@ class Progress:
     :ivar rows: of the dataset.
     :ivar done: rows that have a completion or an error, the resumed ones among them.
     :ivar seconds: since the run began to send.
+    :ivar in_flight: requests sent and not yet answered.
+    :ivar failures: requests that failed, by the type of their error, those among them that are repeated.
     """
 
     rows: int
@@ -112,6 +135,8 @@ class Progress:
     counts: Counts
     resumed_rows: int
     seconds: float
+    in_flight: int
+    failures: Mapping[str, int]
 
     @property
     def rows_per_second(self) -> float:

@@ -29,6 +29,7 @@ from airflow_provider_gradient.completions.output import (
     write_finished,
     write_manifest,
 )
+from airflow_provider_gradient.completions.pacing import SendingLimits
 from airflow_provider_gradient.completions.sending import Sender, in_slices, in_thread
 from airflow_provider_gradient.datasets import (
     JSONL,
@@ -67,6 +68,10 @@ async def complete_dataset(
     id_column: str | None = None,
     carry_columns: Sequence[str] | None = None,
     concurrency: int = 16,
+    min_concurrency: int = 1,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+    max_error_rate: float | None = None,
     identity: str | None = None,
     auto_template: bool | None = None,
     max_generated_token_count: int | None = None,
@@ -85,9 +90,9 @@ async def complete_dataset(
     too. While the run lasts, ``<output stem>.journal.jsonl`` holds what is done (a file on the local disk,
     elsewhere a folder); ``<output stem>.manifest.json`` comes last.
 
-    Called again with the same arguments, it goes on after what the journal holds, and a run that had finished
-    is given back as it is. Another dataset, template, model or parameter, and an adapter that was tuned
-    since, begin anew.
+    Called again with the same arguments, it goes on after what the journal holds, but sends the rows again
+    that failed for a reason that may pass, and a run that had finished is given back as it is. Another
+    dataset, template, model or parameter, and an adapter that was tuned since, begin anew.
 
     :param model_id: of a base model or an adapter.
     :param dataset: rows, a path or an earlier run's manifest, as
@@ -97,7 +102,14 @@ async def complete_dataset(
     :param prompt_column: the column that holds the prompt; exactly one of the two is needed.
     :param id_column: a column whose values tell the rows apart; ``None`` for the index alone.
     :param carry_columns: the input's columns that the output repeats; ``None`` for all.
-    :param concurrency: requests in flight at most.
+    :param concurrency: requests in flight at most. How many there are is found out by sending: the number
+        grows while the server answers and is cut where it refuses (429, 503) or leaves requests without an
+        answer in time.
+    :param min_concurrency: requests in flight that are not cut further.
+    :param requests_per_minute: sent at most in any 60 seconds, repeated ones included.
+    :param tokens_per_minute: of prompts and completions as the server reports them, on average.
+    :param max_error_rate: 0 to 1; a larger share of failed rows among the last 100 ends the run; 1 never
+        does. ``None``: it ends where the first 100 rows fail, every one.
     :param identity: names this piece of work, so that another that writes to the same output does not take
         its rows for its own; never with the number of the try in it.
     :param auto_template: this and the further ones are those of a completion; ``None`` for the server's
@@ -106,10 +118,17 @@ async def complete_dataset(
     :raises DatasetError: a row or path is wrong; nothing was sent.
     :raises InvalidRequestError: a parameter is out of range; nothing was sent.
     :raises JournalError: an earlier run's journal or manifest can't be read.
+    :raises RunStoppedError: too many rows fail, or the server asks for a pause (``Retry-After``) that is
+        longer than the client's total time. The journal stays.
     :raises ApiError: an error that concerns every row: token, workspace, model.
     """
-    if concurrency < 1:
-        raise InvalidRequestError(f"concurrency: at least 1 is needed (got {concurrency})")
+    limits = SendingLimits(
+        concurrency=concurrency,
+        min_concurrency=min_concurrency,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        max_error_rate=max_error_rate,
+    )
     if isinstance(carry_columns, str):
         raise InvalidRequestError(
             f"carry_columns: a list of columns is needed, not the text {carry_columns!r}"
@@ -149,17 +168,21 @@ async def complete_dataset(
     with await in_thread(lambda: Journal(output, header)) as journal:
         if journal.resumed:
             log.info("%s: %d of %d rows are done already", output, journal.resumed, check.rows)
+        if journal.given_up:
+            log.info("%s: %d rows that failed are sent again", output, journal.given_up)
         sender = Sender(
             client=client,
             job=job,
             prompts=prompts,
             journal=journal,
             rows=check.rows,
+            limits=limits,
+            longest_pause=client.timeouts.total,
             commit_seconds=_COMMIT_SECONDS if local_path(output) else _PART_SECONDS,
             on_progress=on_progress,
         )
         started = time.monotonic()
-        await sender.send(concurrency)
+        concurrency_summary = await sender.send()
         sent = time.monotonic()
         files = write_finished(output, job=job, journal=journal, fingerprint=check.fingerprint)
         async for _ in in_slices(files):
@@ -169,6 +192,7 @@ async def complete_dataset(
             **_of_journal(journal, output),
             seconds=round(time.monotonic() - started, 3),
             rows_per_second=round((check.rows - journal.resumed) / (sent - started), 3),
+            concurrency=concurrency_summary,
         )
         write_manifest(output, manifest)
         journal.remove()

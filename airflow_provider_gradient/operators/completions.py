@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gradient.api import CompleteRequest, build_request
@@ -115,7 +116,15 @@ class GradientCompleteDatasetOperator(_CompletionOperator):
     :param prompt_column: the column that holds the prompt; exactly one of the two is given.
     :param id_column: the column that names a row; its values must be unique.
     :param carry_columns: columns to copy to the output; ``None`` for all.
-    :param concurrency: requests in flight at once.
+    :param concurrency: requests in flight at once, at most. The number adapts to what the server bears: it
+        grows while the server answers and is cut where it refuses (429, 503) or doesn't answer in time.
+    :param min_concurrency: requests in flight that are not cut further.
+    :param requests_per_minute: requests sent in any minute at most; ``None`` for no limit.
+    :param tokens_per_minute: tokens of prompts and completions a minute, on average, as the server reports
+        them; ``None`` for no limit.
+    :param max_error_rate: 0 to 1; the task fails early where a larger share of the last 100 rows has failed,
+        and its retry goes on from the journal. ``None`` ends it only where the first 100 rows all fail; 1
+        never does.
     """
 
     template_fields: Sequence[str] = (
@@ -128,6 +137,10 @@ class GradientCompleteDatasetOperator(_CompletionOperator):
         "id_column",
         "carry_columns",
         "concurrency",
+        "min_concurrency",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "max_error_rate",
         *_PARAMETER_FIELDS,
     )
     dataset = RowsField()
@@ -143,6 +156,10 @@ class GradientCompleteDatasetOperator(_CompletionOperator):
         id_column: str | None = None,
         carry_columns: Sequence[str] | None = None,
         concurrency: int | str = 16,
+        min_concurrency: int | str = 1,
+        requests_per_minute: float | str | None = None,
+        tokens_per_minute: float | str | None = None,
+        max_error_rate: float | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -154,9 +171,20 @@ class GradientCompleteDatasetOperator(_CompletionOperator):
         self.id_column = id_column
         self.carry_columns = carry_columns
         self.concurrency = concurrency
+        self.min_concurrency = min_concurrency
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
+        self.max_error_rate = max_error_rate
         if (prompt_template is None) == (prompt_column is None):
             raise ValueError("Give exactly one of prompt_template and prompt_column")
-        check_at_least_one(concurrency=concurrency)
+        check_at_least_one(
+            concurrency=concurrency,
+            min_concurrency=min_concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+        )
+        if isinstance(max_error_rate, int | float) and not 0 <= max_error_rate <= 1:
+            raise ValueError(f"max_error_rate: must be a share from 0 to 1 (got {max_error_rate!r})")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """The manifest, as a dict."""
@@ -187,18 +215,27 @@ class GradientCompleteDatasetOperator(_CompletionOperator):
             id_column=self.id_column,
             carry_columns=self.carry_columns,
             concurrency=number("concurrency", self.concurrency, int),
+            min_concurrency=number("min_concurrency", self.min_concurrency, int),
+            requests_per_minute=optional_number("requests_per_minute", self.requests_per_minute, float),
+            tokens_per_minute=optional_number("tokens_per_minute", self.tokens_per_minute, float),
+            max_error_rate=optional_number("max_error_rate", self.max_error_rate, float),
             identity=identity,
             on_progress=self._tell,
             **self.parameters(),
         )
 
     def _tell(self, progress: Progress) -> None:
+        left = progress.seconds_left
+        failures = ", ".join(f"{type_} {count}" for type_, count in sorted(progress.failures.items()))
         self.log.info(
-            "%d of %d rows, %d errors, %.1f rows/s",
+            "%d of %d rows, %d errors, %.1f rows/s, %d in flight, %s left%s",
             progress.done,
             progress.rows,
             progress.counts.error,
             progress.rows_per_second,
+            progress.in_flight,
+            "?" if left is None else timedelta(seconds=round(left)),
+            f"; failed requests: {failures}" if failures else "",
         )
 
 

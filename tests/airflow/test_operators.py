@@ -194,6 +194,10 @@ def test_jinja_reaches_paths_numbers_and_prompts(
             prompt_template="A {{ params.style }} answer to {question}",
             output_path="{{ params.folder }}/answers.jsonl",
             concurrency="{{ params.tokens }}",
+            min_concurrency="{{ params.tokens }}",
+            requests_per_minute="{{ 60 * 1000 }}",
+            tokens_per_minute="{{ 1000 * 1000 }}",
+            max_error_rate="{{ 1 / 2 }}",
             max_generated_token_count="{{ params.tokens }}",
             temperature="{{ 0 }}",
         )
@@ -281,6 +285,10 @@ def test_a_deletion_of_what_is_gone_succeeds_unless_asked_otherwise(
             "guidance.value[0]: String should have at most 32",
         ),
         ("GradientCompleteDatasetOperator", {"concurrency": 0}, "concurrency: must be at least 1"),
+        ("GradientCompleteDatasetOperator", {"min_concurrency": 0}, "min_concurrency: must be at least 1"),
+        ("GradientCompleteDatasetOperator", {"requests_per_minute": 0}, "requests_per_minute: must be at"),
+        ("GradientCompleteDatasetOperator", {"tokens_per_minute": 0.5}, "tokens_per_minute: must be at"),
+        ("GradientCompleteDatasetOperator", {"max_error_rate": 5}, "max_error_rate: must be a share from 0"),
         (
             "GradientCompleteDatasetOperator",
             {"prompt_column": "q"},

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_gradient.api import GradientConnectionError, InvalidResponseError, RateLimitError
+from airflow_provider_gradient.api import (
+    GradientConnectionError,
+    InvalidResponseError,
+    RateLimitError,
+    ServerError,
+)
 from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
 from airflow_provider_gradient.client.calls import complete, fine_tune
 from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts, retry_after_seconds
@@ -18,7 +23,15 @@ FINE_TUNE = fine_tune("m", [{"inputs": "x"}], idempotency_key=None, keys_honoure
 LOST = NoAnswer(reason="cut", sent=True)
 
 
-def attempts(call=COMPLETE, *, jitter=1.0, record=None, timeouts=Timeouts(), **policy):  # noqa: B008 - frozen
+def attempts(
+    call=COMPLETE,
+    *,
+    jitter=1.0,
+    record=None,
+    timeouts=Timeouts(),  # noqa: B008 - frozen
+    paced=False,
+    **policy,
+):
     return Attempts(
         call,
         url="http://x/api/models",
@@ -26,6 +39,7 @@ def attempts(call=COMPLETE, *, jitter=1.0, record=None, timeouts=Timeouts(), **p
         timeouts=timeouts,
         now=100.0,
         record=record,
+        paced=paced,
         jitter=lambda: jitter,
     )
 
@@ -51,13 +65,13 @@ def test_jitter_comes_on_top_of_what_the_server_asked_for():
     course = attempts(jitter=0.5, base=1.0)
     course.start(now=100.0)
     answer = Answer(status=429, headers={"retry-after": "7"}, body=b"{}")
-    assert course.on_answer(answer, now=100.0) == Wait(seconds=7.5)
+    assert course.on_answer(answer, now=100.0).seconds == 7.5
 
 
 def test_no_wait_leads_past_the_total_time():
     course = attempts(timeouts=Timeouts(total=10), base=4.0, attempts=9)
     course.start(now=100.0)
-    assert course.on_no_answer(LOST, now=105.0) == Wait(seconds=4.0)
+    assert course.on_no_answer(LOST, now=105.0).seconds == 4.0
     assert course.start(now=109.0) == Timeouts(connect=1.0, read=1.0, total=1.0)
     with pytest.raises(GradientConnectionError):
         course.on_no_answer(LOST, now=109.5)
@@ -147,3 +161,32 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(headers, seconds):
 def test_no_retry_after_breaks_the_reading_of_it(text):
     seconds = retry_after_seconds({"retry-after": text, "date": text})
     assert seconds is None or seconds >= 0
+
+
+@pytest.mark.parametrize("status", [429, 503, None])
+def test_what_says_nothing_of_the_call_may_be_bounded_by_the_total_time_alone(status):
+    record = CallRecord()
+    course = attempts(attempts=2, paced=True, record=record, timeouts=Timeouts(total=10), longest=1)
+
+    def fail(now):
+        course.start(now=now)
+        if status is None:
+            return course.on_no_answer(NoAnswer(reason="refused", sent=False), now=now)
+        return course.on_answer(Answer(status=status, headers={}, body=b"{}"), now=now)
+
+    for _ in range(20):
+        assert fail(100.0).error is not None
+    course.start(now=100.0)
+    assert isinstance(course.on_no_answer(LOST, now=100.0), Wait), "the first of two attempts that count"
+    with pytest.raises((RateLimitError, ServerError, GradientConnectionError)):
+        fail(109.5)
+    assert record.attempts == 22
+
+
+def test_a_paced_attempt_whose_turn_comes_late_has_time_for_an_answer_and_is_the_last():
+    course = attempts(paced=True, timeouts=Timeouts(read=7, total=10))
+    course.start(now=100.0)
+    course.on_no_answer(LOST, now=101.0)
+    assert course.start(now=130.0).total == 7
+    with pytest.raises(GradientConnectionError):
+        course.on_no_answer(LOST, now=131.0)

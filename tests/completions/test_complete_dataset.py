@@ -90,6 +90,7 @@ async def test_a_row_that_fails_is_an_error_of_its_own_and_stands_in_the_errors_
     assert completions[1]["error"] == {
         "type": "unprocessableContent",
         "message": "too long: question 1 (HTTP 400, unprocessableContent)",
+        "transient": False,
     }
     assert completions[1]["output"] is None
     assert all(list(line["row"]) == ["topic"] for line in completions)
