@@ -119,7 +119,7 @@ def _schema(pa: Any) -> Any:
             ("id", text),
             ("status", text),
             ("output", text),
-            ("error", pa.struct([("type", text), ("message", text)])),
+            ("error", pa.struct([("type", text), ("message", text), ("transient", pa.bool_())])),
             ("finish_reason", text),
             ("model_id", text),
             ("attempts", number),

@@ -22,7 +22,7 @@ COLUMNS = {
     "id": "string",
     "status": "string",
     "output": "string",
-    "error": "struct<type: string, message: string>",
+    "error": "struct<type: string, message: string, transient: bool>",
     "finish_reason": "string",
     "model_id": "string",
     "attempts": "int64",
