@@ -7,8 +7,9 @@
         print(client.complete(model.id, "Who won Super Bowl 50?").generated_output)
 """
 
+from airflow_provider_gradient.client.asynchronous import AsyncGradientClient
 from airflow_provider_gradient.client.attempts import Done, Wait
-from airflow_provider_gradient.client.clients import AsyncGradientClient, GradientClient
+from airflow_provider_gradient.client.blocking import GradientClient
 from airflow_provider_gradient.client.endpoint import DEFAULT_BASE_URL, normalise_base_url
 from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts
 

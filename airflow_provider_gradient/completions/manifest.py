@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,8 +14,6 @@ from airflow_provider_gradient.datasets import JournalError
 
 SCHEMA_VERSION = 1
 """Version of the manifest, the output's rows and the journal."""
-
-Status = Literal["success", "error", "invalid_output"]
 
 
 class Counts(BaseModel):
