@@ -66,13 +66,16 @@ class ResponseModel(BaseModel):
 
 
 class BaseModelInfo(ResponseModel):
-    """A base model: complete with it, or create adapters of it if ``capabilities`` has ``fineTune``."""
+    """A base model: complete with it, or create adapters of it if ``capabilities`` has ``fineTune``.
+
+    ``context_length``, the tokens it reads at once, is an extra of the server in this package."""
 
     type: Literal["baseModel"] = "baseModel"
     id: str
     name: str
     slug: str
     capabilities: list[Literal["complete", "fineTune"]]
+    context_length: int | None = None
 
 
 class ModelAdapterInfo(ResponseModel):
@@ -138,7 +141,8 @@ class CompleteRequest(RequestModel):
     """One completion.
 
     ``auto_template`` absent means true: the server wraps the query in the base model's recommended template.
-    ``top_p`` applies to what ``top_k`` leaves.
+    ``top_p`` applies to what ``top_k`` leaves. ``seed`` is an extra of the server in this package, unknown to
+    the hosted API: what is drawn with it is drawn again by the same call.
     """
 
     query: NonEmpty
@@ -149,6 +153,7 @@ class CompleteRequest(RequestModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     guidance: ChoiceGuidance | None = None
     rag: Rag | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
 class Usage(ResponseModel):
@@ -212,10 +217,13 @@ class FineTuneRequest(RequestModel):
 
 
 class FineTuneResult(ResponseModel):
-    """``sum_loss`` is the negative log-likelihood over the trainable tokens before the update, in nats."""
+    """``sum_loss`` is the negative log-likelihood over the trainable tokens before the update, in nats.
+
+    ``model_version``, how often the adapter has been tuned, is an extra of the server in this package."""
 
     number_of_trainable_tokens: int
     sum_loss: float
+    model_version: int | None = None
 
     @property
     def mean_loss(self) -> float:

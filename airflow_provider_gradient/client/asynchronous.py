@@ -9,14 +9,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from airflow_provider_gradient.api import (
+    MAX_EMBEDDING_INPUTS,
     BaseModelInfo,
     Capability,
     Completion,
     EmbeddingsModelInfo,
     FineTuneResult,
+    InvalidRequestError,
     ModelAdapterInfo,
     Sample,
 )
@@ -27,6 +29,20 @@ from airflow_provider_gradient.client.policy import CallRecord
 from airflow_provider_gradient.client.transport import AsyncTransport
 
 T = TypeVar("T")
+
+
+class BeginCompletion(Protocol):
+    """Makes the attempts of a completion; see :meth:`AsyncGradientClient.completions`."""
+
+    def __call__(
+        self, query: str, *, record: CallRecord | None = None, deadline: float | None = None
+    ) -> Callable[[], Awaitable[Done[Completion] | Wait]]:
+        """The attempts of ``query``.
+
+        :param record: filled with what they took.
+        :param deadline: seconds from now for all of them and the waits between, instead of the client's total
+            time; no attempt outlasts it.
+        """
 
 
 class AsyncGradientClient(ClientBase):
@@ -132,20 +148,27 @@ class AsyncGradientClient(ClientBase):
         )
         return await self._perform(call, record)
 
-    def begin_completion(
-        self, model_id: str, query: str, *, record: CallRecord | None = None, **parameters: Any
-    ) -> Callable[[], Awaitable[Done[Completion] | Wait]]:
-        """A completion whose caller chooses the moment of each attempt, as one does who has many to make.
+    def completions(self, model_id: str, **parameters: Any) -> BeginCompletion:
+        """Begin one completion after another, for a caller who has many to make and chooses the moment of
+        each attempt.
 
-        Each call of what is given back is one attempt. It gives the result, or the seconds to wait before the
-        next with the error that made it necessary, or raises as :meth:`complete` does. What says nothing of
-        the query, refusals for too much load (429, 503) and missing connections, doesn't use up the client's
-        attempts: its total time bounds them, which counts from now.
+        What is given back is called with a query, and gives a function of which each call is one attempt: it
+        gives the result, or the seconds to wait before the next with the error that made it necessary, or
+        raises as :meth:`complete` does. What says nothing of the query, refusals for too much load (429, 503)
+        and missing connections, doesn't use up the client's attempts: its total time bounds them, which
+        counts from the query's beginning.
 
         :param parameters: those of :meth:`complete`.
         """
-        call = calls.complete(model_id, query, **({"guidance": None} | parameters))
-        return partial(self._attempt, call, self._attempts(call, record, paced=True))
+        make = calls.completions(model_id, **parameters)
+
+        def begin(
+            query: str, *, record: CallRecord | None = None, deadline: float | None = None
+        ) -> Callable[[], Awaitable[Done[Completion] | Wait]]:
+            call = make(query)
+            return partial(self._attempt, call, self._attempts(call, record, paced=True, deadline=deadline))
+
+        return begin
 
     async def fine_tune(
         self,
@@ -187,6 +210,19 @@ class AsyncGradientClient(ClientBase):
         finally:
             for task in tasks:
                 task.cancel()
+
+    def begin_embedding(
+        self, slug: str, inputs: Sequence[str], *, record: CallRecord | None = None
+    ) -> Callable[[], Awaitable[Done[list[list[float]]] | Wait]]:
+        """The vectors of 1 to 256 texts, one request, whose caller chooses the moment of each attempt: as
+        :meth:`completions` has them.
+
+        :raises InvalidRequestError: more texts than a request may hold, or one of them is empty.
+        """
+        requests = calls.embed(slug, inputs)
+        if len(requests) > 1:
+            raise InvalidRequestError(f"inputs: at most {MAX_EMBEDDING_INPUTS} texts (got {len(inputs)})")
+        return partial(self._attempt, requests[0], self._attempts(requests[0], record, paced=True))
 
     async def aclose(self) -> None:
         """Close kept connections; a later call opens new ones."""

@@ -29,7 +29,13 @@ from airflow_provider_gradient.api import (
     error_from_response,
 )
 from airflow_provider_gradient.client.calls import Call
-from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts, retry_after_seconds
+from airflow_provider_gradient.client.policy import (
+    CallRecord,
+    RetryPolicy,
+    TimeLeft,
+    Timeouts,
+    retry_after_seconds,
+)
 
 T = TypeVar("T")
 
@@ -38,7 +44,7 @@ _SHOWN = 200
 _GATEWAY_TROUBLE = (502, 503, 504)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """What came back. ``headers`` are looked up without regard to case."""
 
@@ -72,7 +78,7 @@ class Wait:
     error: GradientError = field(compare=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Done(Generic[T]):
     """The call's result."""
 
@@ -88,7 +94,10 @@ class Attempts(Generic[T]):
     :param paced: whether the caller has many calls to make and chooses when each goes. What says nothing of
         the call, a refusal for too much load (429, 503) or no connection, then uses up none of the policy's
         attempts, only the total time; refusals don't lengthen the waits, since to send less is the caller's
-        part; and an attempt whose turn comes late has time for an answer all the same.
+        part; and an attempt whose turn comes late has time for an answer all the same, unless ``deadline`` is
+        given.
+    :param deadline: seconds from now for all attempts and waits, instead of the total time-out; no attempt
+        outlasts it.
     :param jitter: gives a number from 0 to 1.
     """
 
@@ -102,13 +111,15 @@ class Attempts(Generic[T]):
         now: float,
         record: CallRecord | None = None,
         paced: bool = False,
+        deadline: float | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._call = call
         self._name = f"{call.method} {url}"
         self._policy = policy
         self._timeouts = timeouts
-        self._deadline = now + timeouts.total
+        self._deadline = now + (timeouts.total if deadline is None else deadline)
+        self._least = timeouts.read if paced and deadline is None else 0.001
         self._jitter = jitter
         self._paced = paced
         self._made = 0
@@ -123,15 +134,14 @@ class Attempts(Generic[T]):
         """How many were begun."""
         return self._made
 
-    def start(self, *, now: float) -> Timeouts:
-        """Begin an attempt; gives the time-outs that are left for it."""
+    def start(self, *, now: float) -> TimeLeft:
+        """Begin an attempt; gives the time that is left for it."""
         self._made += 1
         self._record.attempts += 1
-        least = self._timeouts.read if self._paced else 0.001
-        left = self._timeouts.within(max(self._deadline - now, least))
-        if not self._call.silent_work:
-            return left
-        return Timeouts(connect=left.connect, read=left.total, total=left.total)
+        timeouts, left = self._timeouts, max(self._deadline - now, self._least)
+        total = min(timeouts.total, left)
+        read = total if self._call.silent_work else min(timeouts.read, left)
+        return TimeLeft(connect=min(timeouts.connect, left), read=read, total=total)
 
     def on_answer(self, answer: Answer, *, now: float) -> Done[T] | Wait:
         """What an answer means.

@@ -43,15 +43,18 @@ class ClientBase:
         self._honours_idempotency_keys = False
 
     @classmethod
-    def like(cls, other: ClientBase) -> Self:
-        """A client of the same settings as ``other``, which may be one of the other kind."""
+    def like(cls, other: ClientBase, *, retries: RetryPolicy | None = None) -> Self:
+        """A client of the same settings as ``other``, which may be one of the other kind.
+
+        :param retries: in the place of ``other``'s.
+        """
         settings = other._endpoint
         return cls(
             access_token=settings.access_token,
             workspace_id=settings.workspace_id,
             base_url=settings.base_url,
             timeouts=other._timeouts,
-            retries=other._retries,
+            retries=retries or other._retries,
             verify=settings.verify,
             proxy=settings.proxy,
         )
@@ -72,6 +75,11 @@ class ClientBase:
         return self._timeouts
 
     @property
+    def retries(self) -> RetryPolicy:
+        """How often a call is tried."""
+        return self._retries
+
+    @property
     def honours_idempotency_keys(self) -> bool:
         """Whether the server was seen to honour idempotency keys: an answer has echoed the key it was sent
         with, or an adapter that was read came with the server's word for it.
@@ -89,7 +97,12 @@ class ClientBase:
         return f"{type(self).__name__}(base_url={self.base_url!r}, workspace_id={self.workspace_id!r})"
 
     def _attempts(
-        self, call: calls.Call[T], record: CallRecord | None, *, paced: bool = False
+        self,
+        call: calls.Call[T],
+        record: CallRecord | None,
+        *,
+        paced: bool = False,
+        deadline: float | None = None,
     ) -> Attempts[T]:
         return Attempts(
             call,
@@ -99,6 +112,7 @@ class ClientBase:
             now=time.monotonic(),
             record=record,
             paced=paced,
+            deadline=deadline,
         )
 
     def _on_answer(

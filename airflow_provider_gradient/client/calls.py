@@ -44,9 +44,10 @@ EMBED_IN_FLIGHT = 8
 
 _CAPABILITIES = ("complete", "fineTune", "any")
 _JSON = {"Content-Type": "application/json"}
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Call(Generic[T_co]):
     """One operation, ready to be sent.
 
@@ -153,20 +154,35 @@ def delete_model(model_id: str) -> Call[None]:
 
 
 def complete(
-    model_id: str, query: str, *, guidance: Sequence[str] | None, **parameters: Any
+    model_id: str, query: str, *, guidance: Sequence[str] | None = None, **parameters: Any
 ) -> Call[Completion]:
     """POST /models/{id}/complete."""
+    return completions(model_id, guidance=guidance, **parameters)(query)
+
+
+def completions(
+    model_id: str, *, guidance: Sequence[str] | None = None, **parameters: Any
+) -> Callable[[str], Call[Completion]]:
+    """:func:`complete` for one query after another: what they share is checked and written once."""
     if isinstance(guidance, str):
         raise InvalidRequestError(f"guidance: a list of choices, not one string (got {guidance!r})")
     choice = {"type": "choice", "value": list(guidance)} if guidance is not None else None
-    request = build_request(CompleteRequest, query=query, guidance=choice, **parameters)
-    return Call(
-        method="POST",
-        path=f"{_model_path(model_id)}/complete",
-        body=_encode(request.to_wire()),
-        parse=Completion.model_validate_json,
-        frequent=True,
-    )
+    request = build_request(CompleteRequest, query="?", guidance=choice, **parameters)
+    others = _encode({name: value for name, value in request.to_wire().items() if name != "query"})
+    end = b"}" if others == b"{}" else b", " + others[1:]
+    path = f"{_model_path(model_id)}/complete"
+
+    def call(query: str) -> Call[Completion]:
+        checked = build_request(CompleteRequest, query=query).query
+        return Call(
+            method="POST",
+            path=path,
+            body=b'{"query": ' + _encode(checked) + end,
+            parse=Completion.model_validate_json,
+            frequent=True,
+        )
+
+    return call
 
 
 def fine_tune(
@@ -287,5 +303,5 @@ def _any_json(body: bytes) -> None:
         json.loads(body)
 
 
-def _encode(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, ensure_ascii=False).encode()
+def _encode(value: dict[str, Any] | str) -> bytes:
+    return _ENCODER.encode(value).encode()

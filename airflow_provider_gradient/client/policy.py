@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from airflow_provider_gradient.api import InvalidRequestError
 
@@ -36,6 +37,14 @@ class Timeouts:
         return Timeouts(
             connect=min(self.connect, seconds), read=min(self.read, seconds), total=min(self.total, seconds)
         )
+
+
+class TimeLeft(NamedTuple):
+    """Seconds that one attempt may take, as :class:`Timeouts` has them."""
+
+    connect: float
+    read: float
+    total: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +83,7 @@ class RetryPolicy:
         return (retry_after or 0.0) + ceiling * jitter()
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class CallRecord:
     """What a call took; given to a call by its caller, and added to whether the call succeeds or not.
 

@@ -5,6 +5,10 @@ Only httpx tells reliably whether there was a connection when a call failed (pyr
 failed connection), and the repetition of a fine-tune hangs on that: so every call that is not frequent goes
 over httpx, on a connection of its own. Nothing is opened before the first call, and nothing is used on in a
 forked child: neither kept sockets nor pyreqwest's threads survive a fork.
+
+pyreqwest is loaded by the first call that goes over it. Its allocator (mimalloc 3) can crash a process in
+which threads come and go, when a new thread first needs it: Airflow's API server and triggerer, which make no
+frequent calls, never load it.
 """
 
 from __future__ import annotations
@@ -20,18 +24,19 @@ import time
 from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import PyreqwestError, RequestTimeoutError
-from pyreqwest.proxy import ProxyBuilder
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.client.attempts import Answer, NoAnswer
 from airflow_provider_gradient.client.calls import Call
 from airflow_provider_gradient.client.endpoint import Endpoint
-from airflow_provider_gradient.client.policy import Timeouts
+from airflow_provider_gradient.client.policy import TimeLeft, Timeouts
+
+if TYPE_CHECKING:
+    from pyreqwest.client import Client
+    from pyreqwest.exceptions import PyreqwestError
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
@@ -84,7 +89,7 @@ class BlockingTransport(_Transport):
         self._kept: httpx.Client | None = None
         self._kept_in = 0
 
-    def send(self, call: Call[Any], *, timeouts: Timeouts) -> Answer:
+    def send(self, call: Call[Any], *, timeouts: TimeLeft) -> Answer:
         """One attempt.
 
         :raises NoAnswer: nothing came back.
@@ -117,7 +122,7 @@ class AsyncTransport(_Transport):
         self._kept: Client | None = None
         self._kept_in = 0
 
-    async def send(self, call: Call[Any], *, timeouts: Timeouts) -> Answer:
+    async def send(self, call: Call[Any], *, timeouts: TimeLeft) -> Answer:
         """One attempt.
 
         :raises NoAnswer: nothing came back.
@@ -145,6 +150,9 @@ class AsyncTransport(_Transport):
         return self._kept
 
     def _build(self) -> Client:
+        from pyreqwest.client import ClientBuilder
+        from pyreqwest.proxy import ProxyBuilder
+
         _end_well()
         endpoint = self._endpoint
         builder = (
@@ -174,7 +182,7 @@ def _end_well() -> None:
     atexit.register(time.sleep, 0.05)
 
 
-def _send(client: httpx.Client, call: Call[Any], *, url: str, timeouts: Timeouts) -> Answer:
+def _send(client: httpx.Client, call: Call[Any], *, url: str, timeouts: TimeLeft) -> Answer:
     end = time.monotonic() + timeouts.total
     try:
         with client.stream(call.method, url, **_httpx_request(call, timeouts)) as response:
@@ -188,7 +196,7 @@ def _send(client: httpx.Client, call: Call[Any], *, url: str, timeouts: Timeouts
         raise _no_answer_of_httpx(error, timeouts) from error
 
 
-async def _asend(client: httpx.AsyncClient, call: Call[Any], *, url: str, timeouts: Timeouts) -> Answer:
+async def _asend(client: httpx.AsyncClient, call: Call[Any], *, url: str, timeouts: TimeLeft) -> Answer:
     try:
         async with asyncio.timeout(timeouts.total):
             response = await client.request(call.method, url, **_httpx_request(call, timeouts))
@@ -199,7 +207,9 @@ async def _asend(client: httpx.AsyncClient, call: Call[Any], *, url: str, timeou
         raise _no_answer_of_httpx(error, timeouts) from error
 
 
-async def _send_fast(client: Client, call: Call[Any], *, url: str, timeouts: Timeouts) -> Answer:
+async def _send_fast(client: Client, call: Call[Any], *, url: str, timeouts: TimeLeft) -> Answer:
+    from pyreqwest.exceptions import PyreqwestError
+
     request = client.request(call.method, url).headers(call.headers)
     request = request.timeout(timedelta(seconds=timeouts.total))
     if call.body is not None:
@@ -211,7 +221,7 @@ async def _send_fast(client: Client, call: Call[Any], *, url: str, timeouts: Tim
         raise _no_answer_of_pyreqwest(error, timeouts) from error
 
 
-def _httpx_request(call: Call[Any], timeouts: Timeouts) -> dict[str, Any]:
+def _httpx_request(call: Call[Any], timeouts: TimeLeft) -> dict[str, Any]:
     return {
         "content": call.body,
         "headers": call.headers,
@@ -221,7 +231,7 @@ def _httpx_request(call: Call[Any], timeouts: Timeouts) -> dict[str, Any]:
     }
 
 
-def _no_answer_of_httpx(error: Exception, timeouts: Timeouts) -> NoAnswer:
+def _no_answer_of_httpx(error: Exception, timeouts: TimeLeft) -> NoAnswer:
     if isinstance(error, httpx.ConnectTimeout):
         reason = f"no connection within {timeouts.connect:g} s"
         return NoAnswer(reason=reason, sent=False, timed_out=True)
@@ -246,7 +256,9 @@ def _innermost(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _no_answer_of_pyreqwest(error: PyreqwestError, timeouts: Timeouts) -> NoAnswer:
+def _no_answer_of_pyreqwest(error: PyreqwestError, timeouts: TimeLeft) -> NoAnswer:
+    from pyreqwest.exceptions import RequestTimeoutError
+
     causes = [cause["message"] for cause in (getattr(error, "details", None) or {}).get("causes") or []]
     unsent = "client error (Connect)" in causes
     if isinstance(error, RequestTimeoutError):  # which of the time-outs it was, it doesn't say

@@ -16,7 +16,13 @@ from airflow_provider_gradient.api import (
 )
 from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
 from airflow_provider_gradient.client.calls import complete, fine_tune
-from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts, retry_after_seconds
+from airflow_provider_gradient.client.policy import (
+    CallRecord,
+    RetryPolicy,
+    TimeLeft,
+    Timeouts,
+    retry_after_seconds,
+)
 
 COMPLETE = complete("m", "q", guidance=None)
 FINE_TUNE = fine_tune("m", [{"inputs": "x"}], idempotency_key=None, keys_honoured=False)
@@ -72,14 +78,14 @@ def test_no_wait_leads_past_the_total_time():
     course = attempts(timeouts=Timeouts(total=10), base=4.0, attempts=9)
     course.start(now=100.0)
     assert course.on_no_answer(LOST, now=105.0).seconds == 4.0
-    assert course.start(now=109.0) == Timeouts(connect=1.0, read=1.0, total=1.0)
+    assert course.start(now=109.0) == TimeLeft(connect=1.0, read=1.0, total=1.0)
     with pytest.raises(GradientConnectionError):
         course.on_no_answer(LOST, now=109.5)
 
 
 def test_a_fine_tune_may_be_silent_for_all_the_time_there_is():
     course = attempts(FINE_TUNE, timeouts=Timeouts(connect=5, read=20, total=600))
-    assert course.start(now=150.0) == Timeouts(connect=5, read=550, total=550)
+    assert course.start(now=150.0) == TimeLeft(connect=5, read=550, total=550)
 
 
 def test_what_was_lost_in_an_earlier_attempt_stays_unknown():
