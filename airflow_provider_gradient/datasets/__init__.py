@@ -7,6 +7,7 @@ that a reader never sees half of an output. Rows are named by their index, count
 from airflow_provider_gradient.datasets.append_log import AppendLog
 from airflow_provider_gradient.datasets.errors import DatasetError, JournalError, path_error
 from airflow_provider_gradient.datasets.jsonl import dump_row
+from airflow_provider_gradient.datasets.kept_record import KeptRecord
 from airflow_provider_gradient.datasets.parquet import JSON_FIELD, import_parquet
 from airflow_provider_gradient.datasets.paths import (
     PathLike,
@@ -18,6 +19,7 @@ from airflow_provider_gradient.datasets.paths import (
     replacing,
     same_path,
 )
+from airflow_provider_gradient.datasets.planning import plan_shards
 from airflow_provider_gradient.datasets.rows import (
     Dataset,
     Manifest,
@@ -31,6 +33,7 @@ from airflow_provider_gradient.datasets.rows import (
     row_bytes,
     write_rows,
 )
+from airflow_provider_gradient.datasets.shards import Shard, ShardRows
 from airflow_provider_gradient.datasets.sources import (
     JSONL,
     PARQUET,
@@ -38,7 +41,13 @@ from airflow_provider_gradient.datasets.sources import (
     check_output,
     format_of,
 )
-from airflow_provider_gradient.datasets.templates import RowTemplate, column_value
+from airflow_provider_gradient.datasets.templates import (
+    RowTemplate,
+    Template,
+    TemplateFormat,
+    column_value,
+    row_template,
+)
 
 __all__ = [
     "JSONL",
@@ -48,12 +57,17 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "JournalError",
+    "KeptRecord",
     "Manifest",
     "OpenDataset",
     "PathLike",
     "RowTemplate",
+    "Shard",
+    "ShardRows",
     "StoredPath",
     "StoredRows",
+    "Template",
+    "TemplateFormat",
     "as_path",
     "beside",
     "check_output",
@@ -68,10 +82,12 @@ __all__ = [
     "local_path",
     "open_dataset",
     "path_error",
+    "plan_shards",
     "read_rows",
     "remove",
     "replacing",
     "row_bytes",
+    "row_template",
     "same_path",
     "write_rows",
 ]

@@ -2,39 +2,37 @@
 
 A line is in the file as soon as :meth:`AppendLog.append` returns, so that a killed process loses none, and
 safe against a power cut after :meth:`AppendLog.commit`. The log is a local file. Elsewhere, where nothing can
-be appended, it is a folder of that name with numbered parts, each put whole at a commit; a local copy of them
-is what is read, and a lost machine loses what came after the last commit.
+be appended, it is a folder of that name with :mod:`parts <.log_parts>`, one put whole at each commit; a local
+copy of them is what is read, and a lost machine loses what came after the last commit.
 
 On opening, a last line without its end, which is a write that was cut, is dropped.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
-import re
-import tempfile
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Self
 
 from airflow_provider_gradient.datasets.errors import path_error
+from airflow_provider_gradient.datasets.log_parts import LogParts
 from airflow_provider_gradient.datasets.paths import (
     PathLike,
     StoredPath,
     as_path,
     local_path,
     remove,
-    replacing,
     sync_folder,
 )
 
 log = logging.getLogger(__name__)
 
 _BUFFER = 1 << 18
+_LINE = 1 << 12
+"""Bytes read at once where one line is wanted; few are longer."""
 
 
 class AppendLog:
@@ -46,10 +44,9 @@ class AppendLog:
 
     def __init__(self, path: PathLike) -> None:
         self._path = as_path(path)
-        self._parts = None if local_path(self._path) else _Parts(self._path)
+        self._parts = None if local_path(self._path) else LogParts(self._path)
         self._committing = threading.Lock()
         self._closed = False
-        self._reader: BinaryIO | None = None
         try:
             self._file = _open_local(self._path) if self._parts is None else self._parts.fetch()
         except OSError as error:
@@ -75,7 +72,7 @@ class AppendLog:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Every line with its offset."""
         offset = 0
-        with self._open_reader() as file:
+        with open(self._file, "rb", _BUFFER, closefd=False) as file:
             file.seek(0)
             while offset < self.size and (line := file.readline()):
                 yield offset, line
@@ -97,10 +94,10 @@ class AppendLog:
 
     def read(self, offset: int) -> bytes:
         """The line at ``offset``."""
-        if self._reader is None:
-            self._reader = self._open_reader()
-        self._reader.seek(offset)
-        return self._reader.readline()
+        size = _LINE  # at a place of its own: what is appended moves the descriptor's
+        while b"\n" not in (part := os.pread(self._file, size, offset)) and len(part) == size:
+            size *= 8
+        return part[: part.find(b"\n") + 1]
 
     def commit(self) -> None:
         """Make safe what was written so far; may be called from another thread than :meth:`append`.
@@ -115,7 +112,7 @@ class AppendLog:
                 if self._parts is None:
                     os.fsync(self._file)
                 else:
-                    self._parts.put(os.pread(self._file, size - self._committed, self._committed))
+                    self._parts.put(self._file, self._committed, size)
             except OSError as error:
                 raise path_error(self._path, "write", error) from error
             self._committed = size
@@ -132,9 +129,6 @@ class AppendLog:
         self.clear()
         if self._parts is None:
             remove(self._path)
-
-    def _open_reader(self) -> BinaryIO:
-        return open(self._file, "rb", _BUFFER, closefd=False)
 
     def _cut_torn_end(self) -> int:
         """The bytes that hold whole lines; what is behind them is cut off."""
@@ -161,50 +155,3 @@ def _open_local(path: StoredPath) -> int:
     if is_new:
         sync_folder(local.parent)
     return file
-
-
-class _Parts:
-    """A folder of numbered objects that together are a log's file."""
-
-    def __init__(self, folder: StoredPath) -> None:
-        self._folder = folder
-        self._next = 0
-
-    def fetch(self) -> int:
-        """The descriptor of a nameless local file with the content of all parts."""
-        with tempfile.TemporaryFile(buffering=0) as file:
-            for part in self._all():
-                with part.open("rb") as source:
-                    content = source.read()
-                file.write(
-                    content[: content.rfind(b"\n") + 1]
-                )  # a part is whole lines, unless its put was cut
-                self._next = int(part.name.partition(".")[0]) + 1
-            descriptor = os.dup(file.fileno())
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
-        return descriptor
-
-    def put(self, content: bytes) -> None:
-        """Add a part."""
-        with replacing(self._folder / f"{self._next:08}.jsonl") as file:
-            file.write(content)
-        self._next += 1
-
-    def remove(self) -> None:
-        """Delete all parts, the first last, so that what a kill leaves half-way is still a log with its
-        head."""
-        for part in reversed(self._all()):
-            remove(part)
-        self._next = 0
-        with contextlib.suppress(OSError, NotImplementedError):  # where folders are things of their own
-            self._folder.fs.rmdir(self._folder.path)
-
-    def _all(self) -> list[Any]:
-        fs = self._folder.fs
-        fs.invalidate_cache()
-        try:
-            paths = fs.ls(self._folder.path, detail=False)
-        except FileNotFoundError:
-            return []
-        names = {path.rstrip("/").rpartition("/")[2] for path in paths}
-        return [self._folder / name for name in sorted(names) if re.fullmatch(r"\d{8}\.jsonl", name)]

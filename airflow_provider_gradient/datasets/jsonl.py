@@ -37,7 +37,7 @@ def parse_row(line: bytes) -> dict[str, Any]:
     :raises ValueError: says why it holds none.
     """
     try:
-        row = _DECODER.decode(line.decode())
+        row = _decode(line.decode())
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 (byte {error.start + 1})") from None
     except json.JSONDecodeError as error:
@@ -49,6 +49,15 @@ def parse_row(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"is no JSON object but {describe_type(row)}")
     return row
+
+
+def _decode(text: str) -> Any:
+    """As the decoder does it, without its searches for white space where a line has none to find."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:
+        return _DECODER.decode(text)
+    return value if text[end:] in ("\n", "") else _DECODER.decode(text)
 
 
 def describe_type(value: object) -> str:

@@ -44,9 +44,25 @@ def import_parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def read_parquet(path: StoredPath) -> Iterator[dict[str, Any]]:
+def row_groups(path: StoredPath) -> list[tuple[int, int]]:
+    """Rows and bytes of each row group of a Parquet file, of which nothing but the footer is read.
+
+    :raises DatasetError: it can't be read.
+    """
+    pa, pq = import_parquet()
+    try:
+        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+            about = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+            return [(group.num_rows, group.total_byte_size) for group in about]
+    except (pa.ArrowException, OSError, ValueError, ImportError) as error:
+        raise path_error(path, "read", error) from error
+
+
+def read_parquet(path: StoredPath, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file.
 
+    :param start: the first row group that is read.
+    :param stop: behind the last one; ``None`` for all.
     :raises DatasetError: it can't be read, or a column (named, with the row) has what JSON can't hold.
     """
     pa, pq = import_parquet()
@@ -54,7 +70,9 @@ def read_parquet(path: StoredPath) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file, pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
             columns = _columns(path, parquet.schema_arrow)
-            for batch in _batches(parquet):
+            groups = range(parquet.num_row_groups)
+            first = sum(parquet.metadata.row_group(group).num_rows for group in groups[:start])
+            for batch in _batches(parquet, groups[start:stop]):
                 values = [column.values(batch.column(n), first) for n, column in enumerate(columns)]
                 names = [column.name for column in columns]
                 for row in zip(*values, strict=True):
@@ -66,8 +84,8 @@ def read_parquet(path: StoredPath) -> Iterator[dict[str, Any]]:
         raise path_error(f"{path} after row {first - 1}" if first else path, "read", error) from error
 
 
-def _batches(parquet: Any) -> Iterator[Any]:
-    for group in range(parquet.num_row_groups):
+def _batches(parquet: Any, groups: Sequence[int]) -> Iterator[Any]:
+    for group in groups:
         about = parquet.metadata.row_group(group)
         fitting = _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)
         size = max(1, min(_BATCH_ROWS, fitting))

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from airflow_provider_gradient.datasets.errors import DatasetError
 from airflow_provider_gradient.datasets.jsonl import describe_type, dump_row
 from airflow_provider_gradient.datasets.paths import PathLike, as_path, replacing
+from airflow_provider_gradient.datasets.shards import Shard, ShardRows, is_shard
 from airflow_provider_gradient.datasets.sources import (
     JSONL,
     StoredRows,
@@ -32,9 +33,10 @@ class Manifest(Protocol):
         """The run's output."""
 
 
-Dataset = Sequence[Mapping[str, Any]] | PathLike | Manifest | Mapping[str, Any] | StoredRows
+Dataset = Sequence[Mapping[str, Any]] | PathLike | Manifest | Shard | Mapping[str, Any] | StoredRows
 """Rows; or the path of a file that holds them, of a folder of such files or a glob for them; or the manifest
-of an earlier run (also as a dict), whose output is meant.
+of an earlier run (also as a dict), whose output is meant; or a shard of any of these but rows (also as a
+dict).
 
 The format goes by the file's name: ``.csv``, ``.parquet``, and JSONL, one JSON object a line, for any other.
 CSV and JSONL may be compressed: ``.gz``, ``.zst``.
@@ -47,12 +49,15 @@ OpenDataset = Sequence[Mapping[str, Any]] | StoredRows
 def open_dataset(dataset: Dataset) -> OpenDataset:
     """``dataset`` with what its path or manifest stands for found, once for all passes over it.
 
-    :raises DatasetError: no such folder or file, or none of one known format; or this is no dataset at all.
+    :raises DatasetError: no such folder or file, or none of one known format; a file changed since its shards
+        were planned; or this is no dataset at all.
     """
     if isinstance(dataset, StoredRows):
         return dataset
     if is_inline(dataset):
         return cast(Sequence[Mapping[str, Any]], dataset)
+    if is_shard(dataset):
+        return ShardRows(cast(Shard, dataset))
     return open_stored(_path_of(dataset))
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,6 +22,8 @@ from airflow_provider_gradient.datasets.parquet import read_parquet
 from airflow_provider_gradient.datasets.paths import PathLike, StoredPath, as_path, local_path
 
 _MAGIC = "*?["
+_HIDDEN = (".", "_")
+"""How names begin that readers of folders pass over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,8 @@ class Format:
 
     :ivar suffixes: the endings that names of such files have, compression aside.
     :ivar read: the rows of a file.
+    :ivar read_part: the rows of a part of one, from a byte or row group to before another or the end;
+        ``None`` where a file can't be split.
     :ivar part: what a row is in the file, for messages, and the number that the first one has.
     """
 
@@ -36,13 +41,37 @@ class Format:
     suffixes: tuple[str, ...]
     read: Callable[[StoredPath], Iterator[dict[str, Any]]]
     part: tuple[str, int]
+    read_part: Callable[[StoredPath, int, int | None], Iterator[dict[str, Any]]] | None = None
 
 
-JSONL = Format(name="JSONL", suffixes=(".jsonl", ".ndjson"), read=read_jsonl, part=("line", 1))
+def _json_rows(path: StoredPath, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file; of the errors file of a run those that it ran, so that what runs the dataset
+    runs these as well."""
+    plain = path.name.lower().removesuffix(compression_of(path.name))
+    is_errors = plain.endswith(".errors.jsonl")
+    for row in read_jsonl(path, start, stop):
+        yield row["row"] if is_errors and _is_failed(row) else row
+
+
+def _is_failed(row: Mapping[str, Any]) -> bool:
+    named = {"index", "status", "error"} <= row.keys() and not {"attempts", "embedding"}.isdisjoint(row)
+    return isinstance(row.get("row"), dict) and named
+
+
+JSONL = Format(
+    name="JSONL", suffixes=(".jsonl", ".ndjson"), read=_json_rows, part=("line", 1), read_part=_json_rows
+)
 CSV = Format(name="CSV", suffixes=(".csv",), read=read_csv, part=("record", 1))
-PARQUET = Format(name="Parquet", suffixes=(".parquet",), read=read_parquet, part=("row of the file", 0))
+PARQUET = Format(
+    name="Parquet",
+    suffixes=(".parquet",),
+    read=read_parquet,
+    part=("row of the file", 0),
+    read_part=read_parquet,
+)
 
 
+@functools.lru_cache(maxsize=64)  # asked for every row
 def known_format(name: str) -> Format | None:
     """The format that the ending of a file's name tells, or ``None``."""
     plain = name.lower().removesuffix(compression_of(name))
@@ -86,16 +115,25 @@ class StoredRows:
         :raises DatasetError: a file can't be read, or holds something else than rows.
         """
         index = 0
-        for number, path in enumerate(self.files):
+        for number in range(len(self.files)):
             self._starts[number:] = [index]
-            for row in format_of(path.name).read(path):
+            for row in self._read_file(number):
                 yield row
                 index += 1
 
+    def _read_file(self, number: int) -> Iterator[dict[str, Any]]:
+        path = self.files[number]
+        return format_of(path.name).read(path)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of the file that a row was read from, and the row's index among those of this file."""
+        file = bisect.bisect_right(self._starts, index) - 1
+        return file, index - self._starts[file]
+
     def describe_row(self, index: int) -> str:
         """The words for a row that was read: its file, its index, and its place within the file."""
-        file = bisect.bisect_right(self._starts, index) - 1
-        return describe_place(self.files[file], index, self._starts[file])
+        file, within = self._place(index)
+        return describe_place(self.files[file], index, index - within)
 
     def is_fed_by(self, path: StoredPath) -> bool:
         """Whether ``path`` is one of the files, or would be if it were there."""
@@ -120,7 +158,7 @@ def open_stored(path: PathLike) -> StoredRows:
     """The files that ``path`` stands for: itself, those in it if it is a folder, those that match it if it is
     a glob.
 
-    In a folder, names that begin with ``.`` or ``_`` are passed over, as everywhere.
+    Names that begin with ``.`` or ``_`` are passed over, as everywhere, unless a glob asks for them.
 
     :raises DatasetError: there is none, they are of several formats, or a folder has folders or files of no
         known format in it.
@@ -166,7 +204,7 @@ def _in_folder(folder: StoredPath) -> list[StoredPath]:
     for entry in sorted(folder.fs.ls(folder.path, detail=True), key=lambda entry: str(entry["name"])):
         location = entry["name"].rstrip("/")
         name = location.rpartition("/")[2]
-        if name.startswith((".", "_")) or location == own:
+        if name.startswith(_HIDDEN) or location == own:
             continue
         if entry["type"] == "directory":
             raise DatasetError(
@@ -188,7 +226,12 @@ def _matching(pattern: StoredPath) -> list[StoredPath]:
         anchor = anchor.parent
     base = _listed(anchor) + "/"
     found = sorted(pattern.fs.glob(pattern.path, detail=True).items())
-    files = [anchor / path.removeprefix(base) for path, about in found if about["type"] != "directory"]
+    hidden = () if pattern.name.startswith(_HIDDEN) else _HIDDEN
+    files = [
+        anchor / path.removeprefix(base)
+        for path, about in found
+        if about["type"] != "directory" and not path.rpartition("/")[2].startswith(hidden)
+    ]
     if not files:
         raise DatasetError(f"{pattern}: no file matches")
     return files
@@ -196,6 +239,11 @@ def _matching(pattern: StoredPath) -> list[StoredPath]:
 
 def _has_magic(path: str) -> bool:
     return any(character in path for character in _MAGIC)
+
+
+def same_place(one: StoredPath, other: StoredPath) -> bool:
+    """Whether both are the same place of one file system, as their names tell."""
+    return _absolute(one) == _absolute(other)
 
 
 def _absolute(path: Any) -> str:

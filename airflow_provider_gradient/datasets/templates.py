@@ -1,20 +1,57 @@
 """Text made of a row: a template whose fields name columns.
 
-Templates are langchain-core's f-string ``PromptTemplate``: ``{column}`` for a value, ``{{`` for a brace. A
-field that a row lacks, or that is null there, is an error and never the text "None": whoever renders every
-row before sending the first knows that all of them make sense.
+Templates have langchain-core's three formats. In its f-string format ``{column}`` stands for a value, ``{{``
+for a brace; :mod:`.mustache` and :mod:`.jinja` are the others. A field that a row lacks, or that is null
+there, is an error and never the text "None": whoever renders every row before sending the first knows that
+all of them make sense.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Protocol, get_args
 
 from airflow_provider_gradient.datasets.errors import DatasetError
 
+TemplateFormat = Literal["f-string", "mustache", "jinja2"]
+"""langchain-core's names for them."""
+
+
+class Template(Protocol):
+    """Gives the text for a row."""
+
+    def render(self, row: Mapping[str, Any], where: str) -> str:
+        """The text for ``row``.
+
+        :param where: the words for the row in the message.
+        :raises DatasetError: a value that goes into the text is missing or null.
+        """
+
+
+def row_template(
+    text: str, *, format: TemplateFormat = "f-string", name: str = "prompt_template"
+) -> Template:
+    """The template that ``text`` is.
+
+    :param name: the parameter it was given as, for messages.
+    :raises DatasetError: it is none, or names no column, or there is no such format.
+    """
+    if format == "mustache":
+        from airflow_provider_gradient.datasets.mustache import MustacheTemplate
+
+        return MustacheTemplate(text, name=name)
+    if format == "jinja2":
+        from airflow_provider_gradient.datasets.jinja import JinjaTemplate
+
+        return JinjaTemplate(text, name=name)
+    if format != "f-string":
+        known = ", ".join(get_args(TemplateFormat))
+        raise DatasetError(f"{name}_format: there is no format {format!r}; there are {known}")
+    return RowTemplate(text, name=name)
+
 
 class RowTemplate:
-    """A checked template.
+    """A checked template of the f-string format.
 
     :param text: the template.
     :param name: the parameter it was given as, for messages.

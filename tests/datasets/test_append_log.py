@@ -57,6 +57,17 @@ def test_lines_written_between_commits_are_there_again_on_any_file_system(path: 
     assert lines_of(path) == [b"line %d\n" % number for number in range(11)]
 
 
+def test_lines_are_read_between_others_that_are_appended_however_long_they_are(path: UPath) -> None:
+    lines = [b"%d" % number * 10 ** (number % 6) + b"\n" for number in range(20)]
+    with AppendLog(path) as log:
+        offsets: list[int] = []
+        for line in lines:
+            offsets.append(log.append(line))
+            assert log.read(offsets[-1]) == line
+            assert log.read(offsets[0]) == lines[0]
+        assert [log.read(offset) for offset in offsets] == lines
+
+
 def test_a_cleared_log_is_empty_and_a_removed_one_leaves_nothing(path: UPath) -> None:
     with AppendLog(path) as log:
         log.append(b"old\n")
