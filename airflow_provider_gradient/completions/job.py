@@ -9,35 +9,47 @@ from __future__ import annotations
 import hashlib
 import itertools
 from array import array
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from airflow_provider_gradient.api import CompleteRequest, InvalidRequestError, build_request
-from airflow_provider_gradient.completions.manifest import SCHEMA_VERSION
+from airflow_provider_gradient.completions.chains import Chain
+from airflow_provider_gradient.completions.manifest import SCHEMA_VERSION, ShardOf
+from airflow_provider_gradient.completions.output_schema import OutputSchema
 from airflow_provider_gradient.datasets import (
     Dataset,
     DatasetError,
-    RowTemplate,
+    ShardRows,
+    Template,
+    TemplateFormat,
     column_value,
     describe_row,
     dump_row,
     read_rows,
     row_bytes,
+    row_template,
 )
 
 
 class Prompts:
     """How a row becomes a prompt: by a template, or by a column that holds it.
 
-    :raises InvalidRequestError: not exactly one of the two is given.
+    :param format: of the template.
     """
 
-    def __init__(self, *, template: str | None, column: str | None) -> None:
-        if (template is None) == (column is None):
-            raise InvalidRequestError("give exactly one of prompt_template and prompt_column")
-        self._template = RowTemplate(template) if template is not None else None
+    def __init__(
+        self, *, template: str | None, column: str | None, format: TemplateFormat = "f-string"
+    ) -> None:
+        self._template = row_template(template, format=format) if template is not None else None
         self._column = column or ""
+
+    def check(self, row: Mapping[str, Any], where: str) -> None:
+        """Check that ``row`` gives a prompt.
+
+        :raises DatasetError: as :meth:`render`.
+        """
+        self.render(row, where)
 
     def render(self, row: Mapping[str, Any], where: str) -> str:
         """The prompt of ``row``.
@@ -62,12 +74,25 @@ class CompletionJob:
     """All that determines the requests and the output of a run, but for the dataset's rows."""
 
     dataset: Dataset
-    model_id: str
+    model_id: str | None
     prompt_template: str | None
     prompt_column: str | None
+    prompt_template_format: TemplateFormat = "f-string"
+    chain: Chain | None = None
+    output_schema: OutputSchema | None = None
+    max_output_retries: int = 0
     id_column: str | None
     carry_columns: Sequence[str] | None
     parameters: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        retries = self.max_output_retries
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise InvalidRequestError(f"max_output_retries: must be a whole number from 0 (got {retries!r})")
+        if retries and not (self.output_schema or self.chain or "guidance" in self.parameters):
+            raise InvalidRequestError(
+                "max_output_retries: no answer is invalid without output_schema, guidance or a runnable"
+            )
 
     def carried(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The columns of ``row`` that go into the output."""
@@ -88,11 +113,33 @@ class CompletionJob:
             "model_version": model_version,
             "prompt_template": self.prompt_template,
             "prompt_column": self.prompt_column,
+            "prompt_template_format": self.prompt_template_format,
+            "runnable": self.chain and self.chain.fingerprint(),
+            "output_schema": self.output_schema and self.output_schema.json_schema,
+            "max_output_retries": self.max_output_retries,
             "id_column": self.id_column,
             "carry_columns": None if self.carry_columns is None else list(self.carry_columns),
             "parameters": dict(self.parameters),
         }
         return hashlib.sha256(dump_row(fields)).hexdigest()
+
+    def shard(self, model_version: str | None) -> ShardOf | None:
+        """What the manifest says of the shard that the dataset is, or ``None``."""
+        if not isinstance(self.dataset, ShardRows):
+            return None
+        shard = self.dataset.shard
+        job = self.fingerprint(dataset="", model_version=model_version)
+        return ShardOf(number=shard.number, of=shard.of, source=shard.source, plan=shard.plan, job=job)
+
+
+def check_one_source(**sources: Any) -> None:
+    """Refuse anything but exactly one of the ways in which a row becomes a request.
+
+    :raises InvalidRequestError: names them.
+    """
+    if sum(source is not None for source in sources.values()) != 1:
+        *names, last = sources
+        raise InvalidRequestError(f"give exactly one of {', '.join(names)} and {last}")
 
 
 def completion_parameters(**given: Any) -> dict[str, Any]:
@@ -111,15 +158,39 @@ def completion_parameters(**given: Any) -> dict[str, Any]:
     return parameters
 
 
+class RowsAsked(Protocol):
+    """What a check needs to know of a job."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The rows."""
+
+    @property
+    def id_column(self) -> str | None:
+        """The column whose values tell them apart."""
+
+    @property
+    def carry_columns(self) -> Sequence[str] | None:
+        """The columns that the output repeats."""
+
+
 class DatasetCheck:
     """One pass over a job's rows that finds everything wrong with them.
 
+    :param prompts: makes the text of a row, or refuses the row.
+    :param on_prompt: called with the prompt of each row.
     :ivar rows: how many there are.
     :ivar fingerprint: of the dataset, as :func:`airflow_provider_gradient.datasets.fingerprint` has it.
     """
 
-    def __init__(self, job: CompletionJob, prompts: Prompts) -> None:
+    def __init__(
+        self,
+        job: RowsAsked,
+        prompts: Template | Chain,
+        on_prompt: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._job = job
+        self._on_prompt = on_prompt
         self._prompts = prompts
         self._ids = array("q")
         self._digest = hashlib.sha256()
@@ -131,17 +202,30 @@ class DatasetCheck:
         :raises DatasetError: names the row and what is wrong.
         """
         for index, row in enumerate(read_rows(self._job.dataset)):
-            where = describe_row(self._job.dataset, index)
-            self._prompts.render(row, where)
-            self._digest.update(row_bytes(row, where))
-            for column in self._job.carry_columns or ():
-                if column not in row:
-                    column_value(row, column, where=where, parameter="carry_columns")
-            if self._job.id_column is not None:
-                self._ids.append(hash(row_id(row, self._job.id_column, where)))
+            try:
+                self._check(row, "")
+            except DatasetError:  # once more, with the words for the row, which take longer than the check
+                self._check(row, describe_row(self._job.dataset, index))
+                raise
             self.rows += 1
             yield
         self._refuse_duplicates()
+
+    def _check(self, row: Mapping[str, Any], where: str) -> None:
+        prompt = None
+        if isinstance(self._prompts, Chain):
+            self._prompts.check(row, where)
+        else:
+            prompt = self._prompts.render(row, where)
+        line = row_bytes(row, where)
+        for column in self._job.carry_columns or ():
+            if column not in row:
+                column_value(row, column, where=where, parameter="carry_columns")
+        if self._job.id_column is not None:
+            self._ids.append(hash(row_id(row, self._job.id_column, where)))
+        self._digest.update(line)
+        if prompt is not None:
+            self._on_prompt(prompt)
 
     @property
     def fingerprint(self) -> str:

@@ -107,7 +107,7 @@ class ConcurrencyLimiter:
 
     def _is_refused(self) -> bool:
         """Whether more is refused in this round already than is borne in a whole one."""
-        return self._refusals > self._tolerated(self._round) * self._round
+        return self._refusals > 0 and self._refusals > self._tolerated(self._round) * self._round
 
     def _end_round(self, now: float) -> None:
         share, trial = self._overloads / self._outcomes, self._trial

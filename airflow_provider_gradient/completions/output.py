@@ -2,7 +2,8 @@
 
 The order matters: a stale manifest goes first, then output, errors and the new manifest appear, each whole,
 and the journal goes last. So a manifest that is there always speaks of the output beside it, and a run that
-was killed in between has its journal still.
+was killed in between has its journal still. Last of all comes an empty file whose name begins with
+``_SUCCESS``; it is deleted before the first of these files is touched, so who waits for it finds all of them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
-from airflow_provider_gradient.completions.job import CompletionJob
-from airflow_provider_gradient.completions.journal import Journal, JournalHeader
-from airflow_provider_gradient.completions.manifest import CompletionManifest
+from airflow_provider_gradient.completions.job import CompletionJob, row_id
+from airflow_provider_gradient.completions.journal import Journal
+from airflow_provider_gradient.completions.manifest import RunManifest
 from airflow_provider_gradient.completions.output_file import output_file, with_row
+from airflow_provider_gradient.completions.run_journal import JournalHeader
 from airflow_provider_gradient.datasets import (
     DatasetError,
     JournalError,
@@ -24,12 +26,15 @@ from airflow_provider_gradient.datasets import (
     beside,
     describe_row,
     describe_source,
+    dump_row,
     path_error,
     read_rows,
     remove,
     replacing,
     row_bytes,
 )
+
+ManifestT = TypeVar("ManifestT", bound=RunManifest)
 
 
 def manifest_path(output: StoredPath) -> StoredPath:
@@ -42,9 +47,23 @@ def errors_path(output: StoredPath) -> StoredPath:
     return beside(output, ".errors.jsonl")
 
 
-def finished_manifest(output: StoredPath, header: JournalHeader) -> CompletionManifest | None:
-    """The manifest of an earlier run that did just this and whose output is still as it left it, else
-    ``None``.
+def success_path(output: StoredPath) -> StoredPath:
+    """Where an empty file says that every row of ``output`` was run and all files beside it are there."""
+    marker = beside(output, "")
+    return cast(StoredPath, marker.with_name("_SUCCESS." + marker.name))
+
+
+def mark_success(output: StoredPath) -> None:
+    """Write that file, unless it is there."""
+    path = success_path(output)
+    if not path.exists():
+        with replacing(path):
+            pass
+
+
+def finished_manifest(kind: type[ManifestT], output: StoredPath, header: JournalHeader) -> ManifestT | None:
+    """The manifest of an earlier run that did just this, left nothing to do, and whose output is still as it
+    left it, else ``None``.
 
     :raises JournalError: there is a manifest that can't be read.
     """
@@ -52,7 +71,7 @@ def finished_manifest(output: StoredPath, header: JournalHeader) -> CompletionMa
     try:
         with path.open("rb") as file:
             content = file.read()
-        manifest = CompletionManifest.from_dict(json.loads(content))
+        manifest = kind.from_dict(json.loads(content))
         size = file_size(output)
     except FileNotFoundError:
         return None
@@ -61,7 +80,7 @@ def finished_manifest(output: StoredPath, header: JournalHeader) -> CompletionMa
     except (JournalError, ValueError, AttributeError) as error:
         raise JournalError(f"{path}: {error}. Delete it, or choose another output path") from None
     same = (manifest.identity, manifest.fingerprint) == (header.identity, header.fingerprint)
-    if not same or size != manifest.output_bytes or manifest.all_failed:
+    if not same or size != manifest.output_bytes or not manifest.is_complete:
         return None
     return manifest.model_copy(update={"resumed_rows": manifest.rows})
 
@@ -71,44 +90,79 @@ def file_size(path: StoredPath) -> int:
     return int(path.stat().st_size)
 
 
-def write_finished(
-    output: StoredPath, *, job: CompletionJob, journal: Journal, fingerprint: str
-) -> Generator[None]:
+class FinishedRow(NamedTuple):
+    """A row of the output: its record as a line of the journal, and columns of the dataset."""
+
+    line: bytes
+    carried: Mapping[str, Any]
+    columns: Mapping[str, Any]
+
+
+def write_finished(output: StoredPath, rows: Iterator[FinishedRow], *, failed: bool) -> Generator[None]:
     """Write output and errors, a row a step; both are there once the last step is taken.
 
-    :param fingerprint: of the dataset when it was checked.
-    :raises DatasetError: the dataset has changed since, or a path can't be written.
+    :param failed: whether any of the rows is no success.
+    :raises DatasetError: a path can't be written, or what ``rows`` raises.
     """
-    failed = journal.totals.failed
     remove(manifest_path(output))
     with contextlib.ExitStack() as files:  # left in reverse: the output appears before the errors
         errors = files.enter_context(replacing(errors_path(output))) if failed else None
         completions = files.enter_context(output_file(output))
-        for row, line in _finished_rows(job, journal, fingerprint):
-            completions.write(line, job.carried(row))
+        for line, carried, columns in rows:
+            completions.write(line, carried)
             if errors and json.loads(line)["status"] != "success":
-                errors.write(with_row(line, row))
+                errors.write(with_row(line, columns))
             yield
     if not failed:
         remove(errors_path(output))
 
 
-def write_manifest(output: StoredPath, manifest: CompletionManifest) -> None:
+def write_manifest(output: StoredPath, manifest: RunManifest) -> None:
     """Write the manifest beside ``output``: from now on the run counts as finished."""
     with replacing(manifest_path(output)) as file:
         file.write(json.dumps(manifest.to_dict(), ensure_ascii=False, indent=2).encode() + b"\n")
 
 
-def _finished_rows(
-    job: CompletionJob, journal: Journal, fingerprint: str
-) -> Iterator[tuple[Mapping[str, Any], bytes]]:
+def finished_rows(
+    job: CompletionJob, journal: Journal, *, fingerprint: str, ended: str | None
+) -> Iterator[FinishedRow]:
+    """Every row of the dataset; those that the journal lacks are entered in its totals as ``not_run``.
+
+    :param fingerprint: of the dataset when it was checked.
+    :param ended: why rows were not run.
+    :raises DatasetError: the dataset has changed since.
+    """
     digest = hashlib.sha256()
     for index, row in enumerate(read_rows(job.dataset)):
-        digest.update(row_bytes(row, describe_row(job.dataset, index)))
+        where = describe_row(job.dataset, index)
+        digest.update(row_bytes(row, where))
         if index in journal:
-            yield row, journal.line(index)
+            yield FinishedRow(journal.line(index), job.carried(row), row)
+        elif ended is not None:
+            id_ = job.id_column and row_id(row, job.id_column, where)
+            record = _not_run(index, id_, job.model_id, attempts=journal.spent(index), ended=ended)
+            journal.totals.add(record)
+            yield FinishedRow(dump_row(record), job.carried(row), row)
     if digest.hexdigest() != fingerprint:
         raise DatasetError(
             f"{describe_source(job.dataset)} changed while it was completed. Run it again: all rows are then "
             "sent anew, since what is done belongs to the dataset as it was"
         )
+
+
+def _not_run(
+    index: int, id_: int | str | None, model_id: str | None, *, attempts: int, ended: str
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "id": id_,
+        "status": "not_run",
+        "output": None,
+        "parsed": None,
+        "error": {"type": "notRun", "message": f"the run ended before this row: {ended}", "transient": True},
+        "finish_reason": None,
+        "model_id": model_id,
+        "attempts": attempts,
+        "latency_ms": 0.0,
+        "usage": None,
+    }

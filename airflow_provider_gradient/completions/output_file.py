@@ -2,8 +2,8 @@
 
 Parquet has one schema whatever the dataset, so that the outputs of two runs can be read as one table. The
 carried columns are therefore JSON text there; the field is marked, and this package reads it as the object it
-is. The field ``id`` is text. Half a surrogate pair, which Parquet's UTF-8 can't hold, becomes U+FFFD in the
-other columns.
+is; so is ``parsed``. The field ``id`` is text. Half a surrogate pair, which Parquet's UTF-8 can't hold,
+becomes U+FFFD in the other columns.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class _Columns:
         text = dump_row(row)[:-1].decode()
         if record["id"] is not None:
             record["id"] = str(record["id"])
+        if record["parsed"] is not None:
+            record["parsed"] = dump_row(record["parsed"])[:-1].decode()
         self._records.append({**record, "row": text})
         self._record_bytes += len(line) + len(text)
         if self._record_bytes >= _BATCH_BYTES:
@@ -119,6 +121,7 @@ def _schema(pa: Any) -> Any:
             ("id", text),
             ("status", text),
             ("output", text),
+            pa.field("parsed", text, metadata=JSON_FIELD),
             ("error", pa.struct([("type", text), ("message", text), ("transient", pa.bool_())])),
             ("finish_reason", text),
             ("model_id", text),

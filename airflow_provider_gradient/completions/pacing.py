@@ -13,6 +13,9 @@ from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.completions.limiter import ConcurrencyLimiter
 from airflow_provider_gradient.completions.manifest import ConcurrencySummary
 
+_LONE_SHARE = 0.2
+"""Of the wait that is due after an outage: what a row waits that failed while others were answered."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SendingLimits:
@@ -24,6 +27,8 @@ class SendingLimits:
     :param tokens_per_minute: tokens, of prompts and completions, as the server reports them. Known only once
         a request is answered, they hold on average: a request is sent on the mean of those before it.
     :param max_error_rate: the share of failed rows, 0 to 1, above which a run ends early.
+    :param row_deadline: seconds that a row may take, with all its attempts and the waits between them;
+        ``None`` for the client's total time-out.
     :raises InvalidRequestError: names the one that is out of range.
     """
 
@@ -32,6 +37,7 @@ class SendingLimits:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_error_rate: float | None = None
+    row_deadline: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "min_concurrency"):
@@ -49,6 +55,10 @@ class SendingLimits:
         if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
             raise InvalidRequestError(
                 f"max_error_rate: a share from 0 to 1 is needed (got {self.max_error_rate})"
+            )
+        if self.row_deadline is not None and not 0 < self.row_deadline < math.inf:
+            raise InvalidRequestError(
+                f"row_deadline: a positive number of seconds is needed (got {self.row_deadline})"
             )
 
 
@@ -99,6 +109,7 @@ class Pacing:
         self._pauses = 0
         self._paused_seconds = 0.0
         self._mean_tokens: float | None = None
+        self._answered = -math.inf
 
     def delay(self, now: float) -> float | None:
         """Seconds until a request may go, 0 for at once; ``None``: not before one in flight is answered."""
@@ -135,6 +146,7 @@ class Pacing:
         :param sent: when its request went.
         :param tokens: that the server reports for it.
         """
+        self._answered = now
         self._limiter.on_success(now=now, sent=sent, in_flight=self.in_flight + len(self._held))
         self.in_flight -= 1
         if self._tokens is not None and tokens is not None:
@@ -167,6 +179,18 @@ class Pacing:
         heapq.heappush(self._held, (free, sent, overloaded))
         if retry_after:
             self._pause(now, now + retry_after)
+
+    def wait(self, seconds: float, *, sent: float) -> float:
+        """Seconds until a row whose request failed may be sent again.
+
+        A row that fails while nothing is answered waits for the end of an outage. Where others are answered,
+        it had bad luck, and a short wait will do: it takes a place like any row, so the load is not its
+        concern.
+
+        :param seconds: what its own failures make due.
+        :param sent: when the request that failed went.
+        """
+        return seconds * _LONE_SHARE if self._answered > sent else seconds
 
     def summary(self, now: float) -> ConcurrencySummary | None:
         """What became of the limit; ``None`` where nothing was sent."""

@@ -52,7 +52,7 @@ async def test_every_row_is_completed_by_the_real_server_in_the_inputs_order(
     ]
     for line in completions:
         assert list(line) == [
-            *("index", "id", "status", "output", "error", "finish_reason", "model_id"),
+            *("index", "id", "status", "output", "parsed", "error", "finish_reason", "model_id"),
             *("attempts", "latency_ms", "usage", "row"),
         ]
         assert line["status"] == "success"
@@ -60,12 +60,13 @@ async def test_every_row_is_completed_by_the_real_server_in_the_inputs_order(
         assert line["finish_reason"] in ("stop", "length")
         assert line["latency_ms"] > 0
     assert sorted(path.name for path in (tmp_path / "new folder").iterdir()) == [
+        "_SUCCESS.out",
         "out.jsonl",
         "out.manifest.json",
     ]
     stored = json.loads((tmp_path / "new folder" / "out.manifest.json").read_text())
     assert CompletionManifest.from_dict(stored) == manifest
-    assert manifest.counts.model_dump() == {"success": 20, "error": 0, "invalid_output": 0}
+    assert manifest.counts.model_dump() == {"success": 20, "error": 0, "invalid_output": 0, "not_run": 0}
     assert manifest.completion_tokens == sum(line["usage"]["completion_tokens"] for line in completions)
     assert manifest.prompt_tokens == sum(line["usage"]["prompt_tokens"] for line in completions)
     assert manifest.parameters == {"max_generated_token_count": 8, "temperature": 0}
@@ -97,7 +98,7 @@ async def test_a_row_that_fails_is_an_error_of_its_own_and_stands_in_the_errors_
     assert manifest.errors_path == str(tmp_path / "out.errors.jsonl")
     failed = read(tmp_path / "out.errors.jsonl")
     assert [(line["index"], line["row"]["q"]) for line in failed] == [(1, "question 1"), (4, "question 4")]
-    assert manifest.counts.model_dump() == {"success": 4, "error": 2, "invalid_output": 0}
+    assert manifest.counts.model_dump() == {"success": 4, "error": 2, "invalid_output": 0, "not_run": 0}
     assert not manifest.all_failed
     assert server.queries.total() == 6
 
@@ -184,7 +185,7 @@ async def test_an_answer_that_is_none_of_the_choices_is_invalid_output_with_its_
     assert (first["status"], first["output"]) == ("success", " yes\n")
     assert (second["status"], second["output"]) == ("invalid_output", "maybe")
     assert second["error"]["type"] == "invalidOutput"
-    assert manifest.counts.model_dump() == {"success": 1, "error": 0, "invalid_output": 1}
+    assert manifest.counts.model_dump() == {"success": 1, "error": 0, "invalid_output": 1, "not_run": 0}
     assert [line["index"] for line in read(tmp_path / "out.errors.jsonl")] == [1]
     assert server.requests[-1].json()["guidance"] == {"type": "choice", "value": ["yes", "no"]}
 
@@ -270,8 +271,8 @@ async def test_a_bad_line_at_the_end_of_a_file_is_found_before_the_first_request
         ({"concurrency": 0}, "concurrency"),
         ({"carry_columns": "topic"}, "carry_columns: a list of columns is needed"),
         ({"model_id": " "}, "model_id"),
-        ({"prompt_column": "q"}, "exactly one of prompt_template and prompt_column"),
-        ({"prompt_template": None}, "exactly one of prompt_template and prompt_column"),
+        ({"prompt_column": "q"}, "exactly one of prompt_template, prompt_column and runnable"),
+        ({"prompt_template": None}, "exactly one of prompt_template, prompt_column and runnable"),
     ],
 )
 async def test_a_parameter_out_of_range_is_refused_by_name_before_the_first_request(

@@ -280,3 +280,13 @@ def test_the_error_that_stops_a_run_says_what_failed_and_what_a_retry_does() -> 
     assert "3 of the last 5 rows failed (2 ServerError, 1 RateLimitError)" in message
     assert "max_error_rate is 0.02. The last error: slow down (HTTP 429)" in message
     assert "a retry goes on from there" in message
+
+
+def test_a_row_that_fails_while_others_are_answered_waits_a_fifth_and_in_an_outage_all_of_it() -> None:
+    pacing = Pacing(SendingLimits(concurrency=4), now=0.0)
+    for _ in range(3):
+        pacing.start(0.0)
+    assert pacing.wait(10.0, sent=0.0) == 10.0
+    pacing.on_success(now=0.2, sent=0.0, set_aside=0, tokens=None)
+    assert pacing.wait(10.0, sent=0.1) == 2.0
+    assert pacing.wait(10.0, sent=0.3) == 10.0

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from airflow_provider_gradient.completions.journal import Journal, JournalHeader
+from airflow_provider_gradient.completions.journal import Journal
+from airflow_provider_gradient.completions.run_journal import JournalHeader
 from airflow_provider_gradient.datasets import DatasetError, JournalError, write_rows
 
 ROWS = 300
@@ -172,7 +173,7 @@ async def test_a_failed_row_is_not_sent_again_by_the_run_that_resumes(
         await task
     server.answer = lambda _: None
     manifest = await complete(questions(10))
-    assert manifest.counts.model_dump() == {"success": 9, "error": 1, "invalid_output": 0}
+    assert manifest.counts.model_dump() == {"success": 9, "error": 1, "invalid_output": 0, "not_run": 0}
     assert server.queries["question 1"] == 1
 
 
@@ -194,7 +195,7 @@ async def test_where_nothing_can_be_appended_a_run_resumes_all_the_same(
     manifest = await complete(folder / "in.jsonl", **arguments)
     assert manifest.resumed_rows == 30
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("in.jsonl", "out.errors.jsonl", "out.jsonl", "out.manifest.json")
+        *("_SUCCESS.out", "in.jsonl", "out.errors.jsonl", "out.jsonl", "out.manifest.json")
     ]
     outputs = [line["output"] for line in read(folder / "out.jsonl")]
     assert outputs == [f"echo question {number}" if number != 40 else None for number in range(50)]
@@ -215,7 +216,7 @@ async def test_a_run_that_ended_between_output_and_manifest_finishes_without_a_r
     (tmp_path / "out.errors.jsonl").rmdir()
     manifest = await complete(questions(10))
     assert manifest.resumed_rows == 10
-    assert manifest.counts.model_dump() == {"success": 9, "error": 1, "invalid_output": 0}
+    assert manifest.counts.model_dump() == {"success": 9, "error": 1, "invalid_output": 0, "not_run": 0}
     assert server.queries.total() == 10
 
 

@@ -22,6 +22,7 @@ COLUMNS = {
     "id": "string",
     "status": "string",
     "output": "string",
+    "parsed": "string",
     "error": "struct<type: string, message: string, transient: bool>",
     "finish_reason": "string",
     "model_id": "string",
@@ -52,7 +53,7 @@ async def test_parquet_out_has_the_rows_of_jsonl_under_one_schema(
     assert columns.errors_path == str(tmp_path / "new" / "out.errors.jsonl")
     assert [row["row"] for row in read(tmp_path / "new" / "out.errors.jsonl")] == [rows[3]]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        *("out.errors.jsonl", "out.manifest.json", "out.parquet")
+        *("_SUCCESS.out", "out.errors.jsonl", "out.manifest.json", "out.parquet")
     ]
     assert lines.counts == columns.counts
 
@@ -76,7 +77,9 @@ async def test_parquet_goes_to_a_bucket_as_one_object(complete: Complete, tmp_pa
     assert [row["output"] for row in read_rows(bucket / "out.parquet")] == [
         f"echo question {number}" for number in range(3)
     ]
-    assert sorted(path.name for path in bucket.iterdir()) == ["out.manifest.json", "out.parquet"]
+    assert sorted(path.name for path in bucket.iterdir()) == [
+        *("_SUCCESS.out", "out.manifest.json", "out.parquet")
+    ]
 
 
 async def test_half_a_surrogate_pair_in_a_row_does_not_cost_the_output(
@@ -165,6 +168,7 @@ def test_memory_does_not_grow_with_the_output(tmp_path: Path) -> None:
         "id": None,
         "status": "success",
         "output": "x" * 2000,
+        "parsed": None,
         "error": None,
         "finish_reason": "stop",
         "model_id": "m",
@@ -192,7 +196,7 @@ def test_a_parquet_output_that_fails_half_way_leaves_what_stood_there(tmp_path: 
 
     def fail() -> None:
         with output_file(path) as output:
-            output.write(b'{"id":null,"index":0}\n', {})
+            output.write(b'{"id":null,"index":0,"parsed":null}\n', {})
             raise KeyError("the source broke")
 
     with pytest.raises(KeyError):
