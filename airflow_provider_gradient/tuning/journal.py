@@ -2,7 +2,8 @@
 
 A call is written down as *sent*, and safe on disk, before it is sent, and settled after: *acknowledged* with
 its result, *refused* where the server surely has not carried it out, *skipped* by the user's choice. So at
-most one call is ever sent and not settled, and only of that one it is unknown whether it was trained.
+most one call is ever sent and not settled, and only of that one it is unknown whether it was trained. Between
+two calls stands how an epoch was *validated*.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Self
 
 from airflow_provider_gradient.datasets import AppendLog, JournalError, PathLike, dump_row
 from airflow_provider_gradient.tuning.plan import PlannedCall
-from airflow_provider_gradient.tuning.report import SCHEMA_VERSION, CallResult
+from airflow_provider_gradient.tuning.report import SCHEMA_VERSION, CallResult, EpochScore
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class TuningJournal:
     :param identity: names the piece of work; ``None`` lets each journal be a work of its own.
     :param fingerprint: of adapter, samples and plan.
     :ivar settled: calls from the first on of which all is known.
+    :ivar scores: of the epochs that were validated, one after another.
     :ivar pending: whether the call after those was sent.
     :ivar keys_honoured: whether the server was seen to honour idempotency keys.
     :raises JournalError: the journal can't be read as one.
@@ -37,11 +39,12 @@ class TuningJournal:
     def __init__(self, path: PathLike | None, *, identity: str | None, fingerprint: str) -> None:
         self.results: list[CallResult] = []
         self.skipped: list[int] = []
+        self.scores: list[EpochScore] = []
         self.settled = 0
         self.pending = False
         self.keys_honoured = False
         self._identity = identity
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._run = secrets.token_hex(16)
         self._log = AppendLog(path) if path is not None else None
         try:
@@ -65,7 +68,7 @@ class TuningJournal:
     def key(self, call: PlannedCall) -> str:
         """The call's idempotency key: the same at every try of this piece of work, and no other's."""
         work = self._identity if self._identity is not None else self._run
-        return hashlib.sha256(f"{work}\n{self._fingerprint}\n{call.number}".encode()).hexdigest()
+        return hashlib.sha256(f"{work}\n{self.fingerprint}\n{call.number}".encode()).hexdigest()
 
     def sent(self, call: PlannedCall) -> None:
         """The call is about to be sent."""
@@ -84,6 +87,10 @@ class TuningJournal:
         """Nobody knows whether the call was carried out, and nobody will ask again."""
         self._settle({"event": "skipped", "call": call.number})
 
+    def validated(self, score: EpochScore) -> None:
+        """The adapter was asked after an epoch."""
+        self._settle({"event": "validated"} | score.model_dump(mode="json"))
+
     def _settle(self, event: dict[str, Any]) -> None:
         self._write(event)
         self._apply(event)
@@ -96,6 +103,11 @@ class TuningJournal:
     def _apply(self, event: dict[str, Any]) -> None:
         """Take an event; raises ``ValueError`` or ``KeyError`` where it can't follow those before."""
         kind = event["event"]
+        if kind == "validated":
+            if self.pending or event["epoch"] != len(self.scores):
+                raise ValueError
+            self.scores.append(EpochScore.model_validate(event))
+            return
         if event["call"] != self.settled or not (self.pending or kind == "sent"):
             raise ValueError
         self.pending = kind == "sent"
@@ -113,7 +125,7 @@ class TuningJournal:
             "journal": "tuning",
             "schema_version": SCHEMA_VERSION,
             "identity": self._identity,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             "run": self._run,
         }
 
@@ -137,7 +149,7 @@ class TuningJournal:
     def _is_ours(self, header: dict[str, Any]) -> bool:
         if header["journal"] != "tuning" or header["schema_version"] != SCHEMA_VERSION:
             raise ValueError
-        if (header["identity"], header["fingerprint"]) == (self._identity, self._fingerprint):
+        if (header["identity"], header["fingerprint"]) == (self._identity, self.fingerprint):
             self._run = header["run"]
             return True
         log.warning(

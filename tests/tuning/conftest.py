@@ -11,7 +11,7 @@ from faults import MODEL_ID
 from trainer_server import QUICK, TrainerServer, Tune
 
 from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.tuning import TuningReport, fine_tune
+from airflow_provider_gradient.tuning import TuningReport, calls, fine_tune
 
 
 @pytest.fixture
@@ -29,8 +29,10 @@ def keyed() -> Iterator[TrainerServer]:
 
 
 @pytest.fixture
-def tune(tmp_path: Path) -> Tune:
-    """``fine_tune`` over rows with ``q`` and ``a``, two a call, journaled in the test's folder."""
+def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune:
+    """``fine_tune`` over rows with ``q`` and ``a``, two a call, journaled in the test's folder; a busy server
+    is waited for as long as the client does it, and no longer."""
+    monkeypatch.setattr(calls, "_BUSY_SECONDS", 0.0)
 
     async def run(server: TrainerServer, samples: Any, **arguments: Any) -> TuningReport:
         given = {

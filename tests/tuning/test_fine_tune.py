@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import logging
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
-from faults import ACCESS_TOKEN, Act, error, reply, wait_until
+from faults import ACCESS_TOKEN, Act, error, reply
 from hypothesis import given
 from hypothesis import strategies as st
 from trainer_server import TrainerServer, Tune, facts
@@ -40,9 +34,6 @@ from airflow_provider_gradient.tuning import (
     fine_tune,
 )
 from airflow_provider_gradient.tuning.journal import TuningJournal
-
-if TYPE_CHECKING:
-    from conftest import ServerProcess
 
 
 async def test_the_real_server_learns_and_the_report_has_its_curve(
@@ -276,67 +267,6 @@ async def test_a_run_cancelled_in_a_call_leaves_it_in_doubt(keyless: TrainerServ
         await task
     with pytest.raises(AmbiguousCallError, match="call 2 of 3"):
         await tune(keyless, facts(6))
-
-
-PROCESS = """
-import asyncio, json, sys
-from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.tuning import fine_tune
-async def main(credentials, arguments):
-    async with AsyncGradientClient(**credentials) as client:
-        await fine_tune(client, **arguments)
-asyncio.run(main(*map(json.loads, sys.argv[1:])))
-"""
-
-
-async def test_a_run_killed_in_its_middle_trains_no_call_twice_on_the_real_server(
-    gradient_server: ServerProcess,
-    async_client: Callable[[], AsyncGradientClient],
-    adapter: str,
-    tmp_path: Path,
-) -> None:
-    journal = tmp_path / "journal.jsonl"
-    arguments: dict[str, Any] = {
-        "model_id": adapter,
-        "samples": facts(6),
-        "prompt_template": "{q}?",
-        "completion_template": "{a}",
-        "batch_size": 1,
-        "journal_path": str(journal),
-    }
-    credentials = {
-        "base_url": gradient_server.url,
-        "access_token": gradient_server.access_token,
-        "workspace_id": gradient_server.workspace_id,
-    }
-    for acknowledged in (1, 3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROCESS, json.dumps(credentials), json.dumps(arguments)]
-        )
-        wait_until(lambda wanted=acknowledged: _acknowledged(journal) >= wanted, seconds=60)  # type: ignore[misc]
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    async with async_client() as client:
-        report = await fine_tune(client, **arguments)
-    assert report.resumed_calls >= 3
-    assert len(report.call_results) == 6
-    assert _times_tuned(gradient_server, adapter) == 6
-
-
-def _acknowledged(journal: Path) -> int:
-    return journal.read_text().count('"acknowledged"') if journal.exists() else 0
-
-
-def _times_tuned(server: ServerProcess, model_id: str) -> int:
-    """The server's own count, an extra field of its completions."""
-    parts = urlsplit(server.url)
-    connection = http.client.HTTPConnection(str(parts.netloc))
-    body = json.dumps({"query": "?", "maxGeneratedTokenCount": 1})
-    headers = server.headers | {"Content-Type": "application/json"}
-    connection.request("POST", f"{parts.path}/models/{model_id}/complete", body, headers)
-    answer = json.loads(connection.getresponse().read())
-    connection.close()
-    return int(answer["modelVersion"])
 
 
 @given(calls=st.integers(1, 4), cut=st.integers(0, 3000))

@@ -1,0 +1,125 @@
+"""Conversations as samples: whose words are learnt, and what can't be told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from airflow_provider_gradient.api import InvalidRequestError
+from airflow_provider_gradient.tuning import CHAT_TEMPLATES, SampleError, training_set
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Who won?"},
+    {"role": "assistant", "content": "Dallas."},
+    {"role": "user", "content": "And then?"},
+    {"role": "assistant", "content": "Dallas again."},
+]
+
+
+def segments(messages: Any, template: str, **arguments: Any) -> list[tuple[str, bool]]:
+    data = training_set([{"talk": messages}], messages_column="talk", chat_template=template, **arguments)
+    return [(segment.value, segment.trainable is not False) for segment in data.samples[0].segments]
+
+
+LEARNT = {
+    "chatml": ["Dallas.<|im_end|>\n", "Dallas again.<|im_end|>\n"],
+    "llama2": [" Dallas. </s>", " Dallas again. </s>"],
+    "llama3": ["Dallas.<|eot_id|>", "Dallas again.<|eot_id|>"],
+    "instruction": [" Dallas.", " Dallas again."],
+    "question": [" Dallas.", " Dallas again."],
+}
+
+
+@pytest.mark.parametrize("template", CHAT_TEMPLATES)
+def test_of_a_named_template_only_the_assistants_words_are_learnt(template: str) -> None:
+    found = segments(TALK, template)
+    assert [text for text, trainable in found if trainable] == LEARNT[template]
+    context = "".join(text for text, trainable in found if not trainable)
+    assert all(words in context for words in ("Be brief.", "Who won?", "And then?"))
+
+
+def test_the_forms_are_those_that_the_models_know() -> None:
+    whole = {name: "".join(text for text, _ in segments(TALK, name)) for name in CHAT_TEMPLATES}
+    assert whole["chatml"].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho won?")
+    assert whole["llama2"] == (
+        "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWho won? [/INST] Dallas. </s>"
+        "<s>[INST] And then? [/INST] Dallas again. </s>"
+    )
+    assert whole["llama3"].endswith(
+        "<|start_header_id|>assistant<|end_header_id|>\n\nDallas again.<|eot_id|>"
+    )
+    assert whole["instruction"] == (
+        "Be brief.\n\n### Instruction: Who won? \n\n### Response: Dallas."
+        "\n\n### Instruction: And then? \n\n### Response: Dallas again."
+    )
+    assert whole["question"].endswith("\n\nQuestion: And then?\n\nAnswer: Dallas again.")
+
+
+def test_a_template_of_ones_own_asks_for_the_answer_and_that_is_context() -> None:
+    template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }};{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    assert segments(TALK[1:3], template) == [("[user]Who won?;[assistant]", False), ("Dallas.;", True)]
+    named = segments(TALK[1:3], template, trainable_roles=["user", "assistant"])
+    assert named == [("[user]Who won?;", True), ("[assistant]", False), ("Dallas.;", True)]
+
+
+def test_a_conversation_may_be_json_text_and_may_have_a_weight() -> None:
+    row = {"talk": json.dumps(TALK), "w": 2}
+    data = training_set([row], messages_column="talk", chat_template="question", multiplier_column="w")
+    assert data.samples[0].to_wire()["fineTuningParameters"] == {"multiplier": 2.0}
+
+
+BAD = {
+    "no list": ("hello", "is no list of messages"),
+    "no messages": ([], "has no message in it"),
+    "no object": (["hello"], "message 0 of column 'talk' is no object"),
+    "no role": ([{"content": "a"}], "message 0 of column 'talk' has no text in 'role'"),
+    "no content": ([{"role": "user", "content": None}], "no text in 'content'"),
+    "empty": ([{"role": "user", "content": " "}], "message 0 of column 'talk' is empty"),
+    "nothing to learn": (TALK[:2], "nothing is trainable"),
+}
+
+
+@pytest.mark.parametrize(("talk", "words"), BAD.values(), ids=BAD)
+def test_a_bad_conversation_is_refused_with_its_row(talk: Any, words: str) -> None:
+    with pytest.raises(SampleError) as raised:
+        segments(talk, "chatml")
+    assert str(raised.value).startswith("row 0 of the inline dataset")
+    assert words in str(raised.value)
+
+
+def test_a_template_that_can_not_be_taken_apart_is_refused() -> None:
+    counting = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(SampleError, match="with message 1 the chat template changes the text before it"):
+        segments(TALK, counting)
+    with pytest.raises(SampleError, match="can't be filled in: 'bos_token' is undefined"):
+        segments(TALK, "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(SampleError, match="no system, please"):
+        segments(TALK, "{{ raise_exception('no system, please') }}")
+
+
+def test_a_template_can_not_reach_out_of_its_sandbox() -> None:
+    for escape in ("{{ messages.__class__.__mro__ }}", "{{ messages.append(1) }}"):
+        with pytest.raises(SampleError, match="can't be filled in"):
+            segments(TALK, escape)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"chat_template": "vicuna"}, "there is no 'vicuna'; there are chatml"),
+        ({"chat_template": "{% for %}"}, "is no template"),
+        ({"chat_template": "chatml", "trainable_roles": "assistant"}, "a list of at least one role"),
+        ({"chat_template": None}, "messages_column and chat_template together"),
+        ({"chat_template": "chatml", "train_on_prompt": True}, "trainable_roles says what is learnt"),
+        ({"chat_template": "chatml", "prompt_template": "{q}", "completion_template": "{a}"}, "not both"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused(arguments: Any, words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        training_set([{"talk": TALK}], messages_column="talk", **arguments)
