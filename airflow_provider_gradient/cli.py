@@ -7,10 +7,9 @@ nothing was sent, 1 where it failed. No traceback and no access token is ever sh
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -26,9 +25,16 @@ from airflow_provider_gradient.api import (
     ModelAdapterInfo,
     PermissionDeniedError,
 )
-from airflow_provider_gradient.client import GradientClient, RetryPolicy, Timeouts
+from airflow_provider_gradient.client import AsyncGradientClient, GradientClient, RetryPolicy, Timeouts
+from airflow_provider_gradient.completions.command import complete_dataset
 from airflow_provider_gradient.datasets import DatasetError, read_rows
+from airflow_provider_gradient.embeddings.command import embed_dataset
+from airflow_provider_gradient.printing import AsJson, print_json, print_table
+from airflow_provider_gradient.registry import AliasRegistry, alias_of
+from airflow_provider_gradient.registry import command as aliases
+from airflow_provider_gradient.server import admin
 from airflow_provider_gradient.server.command import serve
+from airflow_provider_gradient.server.settings import DEFAULT_DATA_DIR
 
 _ID_LENGTH = 50
 _WRONG = (InvalidRequestError, DatasetError)
@@ -62,12 +68,24 @@ app = typer.Typer(cls=_Commands, help="Gradient: complete with LLMs, fine-tune t
 model = typer.Typer(help="Base models and model adapters.", **_OPTIONS)
 workspace = typer.Typer(help="Workspaces.", **_OPTIONS)
 app.add_typer(model, name="model")
+token = typer.Typer(help="Access tokens of a server of your own.", **_OPTIONS)
 app.add_typer(workspace, name="workspace")
+app.add_typer(token, name="token")
 app.command("serve")(serve)
+app.command("complete-dataset")(complete_dataset)
+alias = typer.Typer(help="Aliases: names that stand for model adapters.", **_OPTIONS)
+app.add_typer(alias, name="alias")
+alias.command("list")(aliases.list_aliases)
+alias.command("show")(aliases.show_alias)
+alias.command("promote")(aliases.promote)
+alias.command("rollback")(aliases.roll_back)
+app.command("embed-dataset")(embed_dataset)
+workspace.command("create")(admin.create_workspace)
+token.command("create")(admin.create_token)
+token.command("revoke")(admin.revoke_token)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Id of a model, or slug of a base model.")
+    str, typer.Argument(metavar="MODEL", help="Id of a model, slug of a base model, or alias:NAME.")
 ]
 
 
@@ -79,6 +97,7 @@ class _Settings:
     workspace_id: str | None
     ca_bundle: str | None
     timeout: float
+    registry_path: str | None
 
     def client(self) -> GradientClient:
         """A client; the token is taken from the environment alone, where other users can't read it."""
@@ -89,6 +108,23 @@ class _Settings:
             timeouts=Timeouts(total=self.timeout),
             retries=RetryPolicy(attempts=3),  # someone waits for the answer
         )
+
+    def async_client(self) -> AsyncGradientClient:
+        """An asynchronous client, as patient with a row as an operator's."""
+        return AsyncGradientClient(
+            base_url=self.api_url,
+            workspace_id=self.workspace_id,
+            verify=self.ca_bundle or True,
+            timeouts=Timeouts(total=self.timeout),
+        )
+
+    def registry(self) -> AliasRegistry:
+        """The workspace's aliases; neither a server nor Airflow is asked."""
+        return aliases.open_registry(self.registry_path, self.workspace_id)
+
+    def resolve(self, model: str) -> str:
+        """The id that ``alias:<name>`` stands for; anything else as it is."""
+        return model if alias_of(model) is None else self.registry().resolve(model)
 
 
 def _show_version(wanted: bool) -> None:
@@ -112,6 +148,13 @@ def _main(
     ca_bundle: Annotated[
         Path | None, typer.Option(help="PEM file of certificate authorities to trust besides the system's.")
     ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            envvar=["GRADIENT_REGISTRY", "AIRFLOW__GRADIENT__REGISTRY"],
+            help="Folder of the aliases, a path or a URL. Default: gradient/registry in AIRFLOW_HOME.",
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a call may take, retries included.")] = 600.0,
     version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
@@ -123,6 +166,7 @@ def _main(
         workspace_id=workspace_id,
         ca_bundle=str(ca_bundle) if ca_bundle else None,
         timeout=timeout,
+        registry_path=registry,
     )
 
 
@@ -142,10 +186,10 @@ def list_models(
     with ctx.obj.client() as client:
         models = client.list_models(capability=cast(Capability, capability), only_base=only_base)
     if as_json:
-        _print_json([each.to_wire() for each in models])
+        print_json([each.to_wire() for each in models])
         return
     slugs = {each.id: each.slug for each in models if isinstance(each, BaseModelInfo)}
-    _print_table(("TYPE", "NAME", "ID", "BASE MODEL", "CAPABILITIES", "UPDATED"), _model_rows(models, slugs))
+    print_table(("TYPE", "NAME", "ID", "BASE MODEL", "CAPABILITIES", "UPDATED"), _model_rows(models, slugs))
 
 
 def _model_rows(
@@ -174,7 +218,7 @@ def create_model(
             base_model_id=_model_id(client, base_model), name=name, rank=rank, learning_rate=learning_rate
         )
     if as_json:
-        _print_json({"id": model_id})
+        print_json({"id": model_id})
     else:
         typer.echo(model_id)
 
@@ -192,16 +236,31 @@ def delete_models(
             if not as_json:
                 typer.echo(f"deleted {model_id}")
     if as_json:
-        _print_json({"deleted": model_ids})
+        print_json({"deleted": model_ids})
 
 
 @workspace.command("list")
-def list_workspaces(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_workspaces(
+    ctx: typer.Context,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="List all workspaces in this data folder of a server of your own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show the workspace in use, and whether the server accepts it.
 
     The API cannot list workspaces: this is the one that is configured. The exit status is 1 where the server
-    refuses it.
+    refuses it. With --data-dir, list those of a server of your own.
     """
+    if data_dir is not None:
+        found = admin.workspaces(data_dir)
+        if as_json:
+            print_json([asdict(each) for each in found])
+        else:
+            head = ("ID", "NAME", "TOKENS", "ADAPTERS", "CREATED")
+            rows = [(w.id, w.name, str(w.tokens), str(w.adapters), w.created_at[:19]) for w in found]
+            print_table(head, rows)
+        return
     with ctx.obj.client() as client:
         try:
             models: int | None = len(client.list_models())
@@ -209,14 +268,45 @@ def list_workspaces(ctx: typer.Context, as_json: AsJson = False) -> None:
             models = None
     accepted = models is not None
     if as_json:
-        found = {"id": client.workspace_id, "apiUrl": client.base_url, "accepted": accepted, "models": models}
-        _print_json([found])
+        in_use = {
+            "id": client.workspace_id,
+            "apiUrl": client.base_url,
+            "accepted": accepted,
+            "models": models,
+        }
+        print_json([in_use])
     else:
         status = "accepted" if accepted else "refused"
         row = (client.workspace_id, status, "" if models is None else str(models), client.base_url)
-        _print_table(("ID", "STATUS", "MODELS", "SERVER"), [row])
+        print_table(("ID", "STATUS", "MODELS", "SERVER"), [row])
     if not accepted:
         raise typer.Exit(1)
+
+
+@token.command("list")
+def list_tokens(
+    data_dir: Annotated[
+        Path, typer.Option(help="The server's folder of records and adapters.")
+    ] = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """List the access tokens of a server of your own, without the tokens themselves."""
+    found = admin.tokens(data_dir)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    rows = [
+        (
+            each.id,
+            each.name,
+            each.workspace_id,
+            each.origin,
+            each.created_at[:19],
+            (each.revoked_at or "")[:19],
+        )
+        for each in found
+    ]
+    print_table(("ID", "NAME", "WORKSPACE", "MADE BY", "CREATED", "REVOKED"), rows)
 
 
 # --- complete, fine-tune -----------------------------------------------------------------------------------
@@ -246,7 +336,7 @@ def complete(
     text = _standard_input().removesuffix("\n") if query == "-" else query
     with ctx.obj.client() as client:
         completion = client.complete(
-            _model_id(client, model_),
+            _model_id(client, ctx.obj.resolve(model_)),
             text,
             auto_template=auto_template,
             max_generated_token_count=max_tokens,
@@ -256,7 +346,7 @@ def complete(
             guidance=choice or None,
         )
     if as_json:
-        _print_json(completion.to_wire())
+        print_json(completion.to_wire())
     else:
         typer.echo(completion.generated_output)
 
@@ -264,7 +354,7 @@ def complete(
 @app.command("fine-tune")
 def fine_tune(
     ctx: typer.Context,
-    model_id: Annotated[str, typer.Argument(help="Id of the model adapter.")],
+    model_id: Annotated[str, typer.Argument(help="Id of the model adapter, or alias:NAME.")],
     samples: Annotated[
         str | None,
         typer.Argument(
@@ -281,9 +371,9 @@ def fine_tune(
     if not given:
         raise InvalidRequestError("no samples: name a JSONL file, - for standard input, or give --text")
     with ctx.obj.client() as client:
-        result = client.fine_tune(model_id, given)
+        result = client.fine_tune(ctx.obj.resolve(model_id), given)
     if as_json:
-        _print_json(result.to_wire() | {"samples": len(given), "meanLoss": result.mean_loss})
+        print_json(result.to_wire() | {"samples": len(given), "meanLoss": result.mean_loss})
     else:
         typer.echo(
             f"{len(given)} samples, {result.number_of_trainable_tokens} trainable tokens, "
@@ -304,14 +394,3 @@ def _standard_input() -> str:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError:
         raise InvalidRequestError("standard input is not UTF-8") from None
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _print_table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> None:
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    for line in lines:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

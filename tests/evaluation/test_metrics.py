@@ -1,17 +1,16 @@
-"""The metrics' values, and the intervals of their means."""
+"""The metrics' values, row by row."""
 
 from __future__ import annotations
 
 import math
-import random
-import statistics
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_gradient.evaluation import METRICS, normalize_answer
-from airflow_provider_gradient.evaluation.statistics import Mean, wilson_interval
+from airflow_provider_gradient.evaluation import EvaluationError, normalize_answer, read_metrics
+from airflow_provider_gradient.evaluation.metrics import Example
 
 
 @pytest.mark.parametrize(
@@ -34,8 +33,13 @@ def test_answers_are_normalised_as_squads_script_does(text: str, normal: str) ->
     assert normalize_answer(text) == normal
 
 
+def score(metric: str | dict[str, Any], output: str, *references: Any, **row: Any) -> float:
+    """The score of one output by one metric."""
+    return read_metrics([metric])[0].measure(Example(output, list(references), row))[0]
+
+
 @pytest.mark.parametrize(
-    ("metric", "output", "reference", "score"),
+    ("metric", "output", "reference", "expected"),
     [
         ("exact_match", "The cat", "cat", 1.0),
         ("exact_match", "cats", "cat", 0.0),
@@ -50,13 +54,108 @@ def test_answers_are_normalised_as_squads_script_does(text: str, normal: str) ->
         ("contains", "Dal las", "dallas", 0.0),
         ("contains", "anything", "the", 0.0),
         ("contains", "", "the", 1.0),
+        ("numeric_closeness", "It is 1,234.50 in all.", "1234.5", 1.0),
+        ("numeric_closeness", "between 3 and 4", 4, 1.0),
+        ("numeric_closeness", "\u22125 degrees", -5, 1.0),
+        ("numeric_closeness", "pages 3-4", 4, 1.0),
+        ("numeric_closeness", "about .5", 0.5, 1.0),
+        ("numeric_closeness", "1.5e3", 1500, 1.0),
+        ("numeric_closeness", "\u0664\u0662", 42, 1.0),
+        ("numeric_closeness", "no number", 0, 0.0),
+        ("numeric_closeness", "10.1", 10, 0.0),
+        ({"metric": "numeric_closeness", "absolute": 0.1}, "10.1", 10, 1.0),
+        ({"metric": "numeric_closeness", "relative": 0.01}, "99", 100, 1.0),
+        ({"metric": "numeric_closeness", "relative": 0.01}, "98.9", 100, 0.0),
+        ({"metric": "regex", "pattern": r"(?i)^the \w+$"}, "The caf\u0065\u0301", "", 1.0),
+        ({"metric": "regex", "pattern": "^$"}, "x", "", 0.0),
+        ("edit_similarity", "Cafe\u0301", "Caf\u00e9", 1.0),
+        ("edit_similarity", "kitten", "sitting", 1 - 3 / 7),
+        ("edit_similarity", "", "", 1.0),
+        ("rouge_l", "東京は大きい", "東京が大きい", 5 / 6),
+        ("rouge_1", "हिन्दी भाषा", "हिन्दी", 2 / 3),
+        ("length", "cafe\u0301", "", 4.0),
+        ({"metric": "length", "unit": "words"}, "naïve café, 東京", "", 4.0),
+        ("refusal", "I'm sorry, but I can\u2019t do that.", "", 1.0),
+        ("refusal", " ", "", 1.0),
+        ("refusal", "I am sorted by name.", "", 0.0),
+        ({"metric": "refusal", "patterns": ["lo siento"]}, "Lo siento mucho", "", 1.0),
     ],
 )
 def test_a_metric_has_the_value_that_its_definition_gives(
-    metric: str, output: str, reference: str, score: float
+    metric: str | dict[str, Any], output: str, reference: Any, expected: float
 ) -> None:
-    value = METRICS[metric].best(normalize_answer(output), [normalize_answer(reference)])
-    assert value == pytest.approx(score, abs=1e-12)
+    assert score(metric, output, reference) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_best_of_several_references_counts() -> None:
+    for metric in ("exact_match", "token_f1", "contains", "edit_similarity", "rouge_1", "rouge_2", "rouge_l"):
+        assert score(metric, "the red cat", "a dog", "the red cat") == 1.0
+
+
+def test_a_json_schema_allows_what_it_says() -> None:
+    schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+    metric = {"metric": "json_schema", "schema": schema}
+    given = {
+        '{"n": 1}': 1.0,
+        ' {"n": 1}\n': 1.0,
+        '{"n": "1"}': 0.0,
+        "{}": 0.0,
+        '{"n": 1': 0.0,
+        '{"n": NaN}': 0.0,
+    }
+    assert {output: score(metric, output) for output in given} == given
+    with pytest.raises(EvaluationError, match="this is no JSON schema"):
+        score({"metric": "json_schema", "schema": {"type": "nothing"}}, "{}")
+
+
+def own_metric(output: str, reference: Any, row: Any) -> float | bool:
+    """A user's own: see the next test."""
+    if row["kind"] == "bool":
+        return output == reference
+    return {"half": 0.5, "nan": math.nan}.get(row["kind"], row["kind"])
+
+
+def test_a_users_own_function_is_called_with_output_reference_and_row() -> None:
+    path = f"{__name__}:own_metric"
+    metric = read_metrics([path])[0]
+    assert metric.name == "own_metric"
+    for kind, expected in (("bool", 1.0), ("half", 0.5)):
+        assert metric.measure(Example("a", "a", {"kind": kind}))[0] == expected
+    for kind in ("nan", "text"):
+        with pytest.raises(EvaluationError, match="a finite number or a boolean is needed"):
+            metric.measure(Example("a", "a", {"kind": kind}))
+    for wrong, message in (("no_module_x:f", "can't be imported"), ("math:pi", "is no function")):
+        with pytest.raises(EvaluationError, match=message):
+            score(wrong, "a")
+    with pytest.raises(EvaluationError, match="write it as module:function"):
+        read_metrics(["a b:c"])
+
+
+BAD_SETTINGS: list[tuple[Any, str]] = [
+    ({"metric": "regex"}, "metrics[0]: regex.pattern: Field required"),
+    ({"metric": "regex", "pattern": "("}, "is no regular expression"),
+    ({"metric": "exact_match", "patern": "x"}, "exact_match.patern: Extra inputs are not permitted"),
+    ({"metric": "choice_accuracy", "choices": ["A", "the a!"]}, "must differ in more than case"),
+    ({"metric": "numeric_closeness", "relative": -1}, "greater than or equal to 0"),
+    ({"metric": "length", "unit": "pages"}, "'characters' or 'words'"),
+    ({"pattern": "x"}, "there is no metric {'pattern': 'x'}"),
+    ({"metric": "exact_match", "name": "output"}, "the name 'output' is that of another column"),
+]
+
+
+@pytest.mark.parametrize(("metric", "message"), BAD_SETTINGS)
+def test_wrong_settings_are_refused_by_name(metric: Any, message: str) -> None:
+    with pytest.raises(EvaluationError) as raised:
+        read_metrics([metric])
+    assert message in str(raised.value)
+
+
+def test_two_metrics_of_one_kind_need_two_names() -> None:
+    metrics = [{"metric": "regex", "pattern": pattern} for pattern in "ab"]
+    with pytest.raises(EvaluationError, match="two metrics are called 'regex'"):
+        read_metrics(metrics)
+    named = [metric | {"name": f"has_{metric['pattern']}"} for metric in metrics]
+    assert [metric.name for metric in read_metrics(named)] == ["has_a", "has_b"]
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "the", "dé", "é", "東"]), max_size=6).map(" ".join)
@@ -64,80 +163,11 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "the", "dé", "é", "東"]), ma
 
 @given(WORDS, st.lists(WORDS, min_size=1, max_size=3))
 def test_metrics_lie_between_0_and_1_and_agree_with_each_other(output: str, references: list[str]) -> None:
-    output, references = normalize_answer(output), [normalize_answer(text) for text in references]
-    exact, f1, contained = (METRICS[name].best(output, references) for name in METRICS)
+    exact, f1, contained = (
+        score(name, output, *references) for name in ("exact_match", "token_f1", "contains")
+    )
     assert 0 <= exact <= f1 <= 1
     assert exact <= contained <= 1
-    assert METRICS["token_f1"].best(output, [output]) == 1.0
+    assert score("token_f1", output, output) == 1.0
     for reference in references:
-        score = METRICS["token_f1"].score
-        assert score(output, reference) == score(reference, output)
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [  # R. G. Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I, method 3
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilsons_interval_is_that_of_the_literature(successes: int, n: int, low: float, high: float) -> None:
-    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 500), st.data(), st.floats(0.5, 0.999))
-def test_wilsons_ends_are_where_the_score_test_just_fails(n: int, data: st.DataObject, level: float) -> None:
-    successes = data.draw(st.integers(0, n))
-    low, high = wilson_interval(successes, n, confidence=level)
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-    assert 0 <= low <= successes / n <= high <= 1
-    for end in (low, high):
-        if 0 < end < 1:
-            assert abs(successes / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), rel=1e-6)
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=50).filter(lambda scores: len(set(scores)) > 1))
-def test_a_mean_and_its_standard_error_are_those_of_the_list(scores: list[float]) -> None:
-    mean = Mean(is_rate=False)
-    for score in scores:
-        mean.add(score)
-    value = mean.value(confidence=0.95)
-    assert value.value == pytest.approx(statistics.fmean(scores), abs=1e-12)
-    error = statistics.stdev(scores) / math.sqrt(len(scores))
-    assert value.standard_error == pytest.approx(error, abs=1e-9)
-    assert 0 <= value.low <= value.value <= value.high <= 1
-
-
-def test_scores_that_are_all_alike_have_an_interval_all_the_same() -> None:
-    means = [Mean(is_rate=is_rate) for is_rate in (False, True)]
-    for mean in means:
-        for _ in range(20):
-            mean.add(0.0)
-    values = [mean.value(confidence=0.95) for mean in means]
-    assert values[0] == values[1]
-    assert values[0].high == pytest.approx(0.1611, abs=5e-5)
-
-
-def test_one_score_has_no_standard_error_unless_it_is_a_rate() -> None:
-    for is_rate, expected in ((False, None), (True, 0.0)):
-        mean = Mean(is_rate=is_rate)
-        mean.add(1.0)
-        assert mean.value(confidence=0.95).standard_error == expected
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    draw = random.Random(1)
-    covered = {True: 0, False: 0}
-    runs = 800
-    for _ in range(runs):
-        rate, plain = Mean(is_rate=True), Mean(is_rate=False)
-        for _ in range(60):
-            rate.add(float(draw.random() < 0.8))
-            plain.add(draw.betavariate(2, 3))
-        for mean, truth, is_rate in ((rate, 0.8, True), (plain, 0.4, False)):
-            value = mean.value(confidence=0.95)
-            covered[is_rate] += value.low <= truth <= value.high
-    assert 0.92 <= covered[True] / runs <= 0.98
-    assert 0.92 <= covered[False] / runs <= 0.98
+        assert score("token_f1", output, reference) == score("token_f1", reference, output)
