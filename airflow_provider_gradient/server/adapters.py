@@ -1,16 +1,14 @@
-"""The adapters of one base model that are in memory, over PEFT.
+"""The adapters of one base model that are in memory, over PEFT, one of them active.
 
 An adapter comes from the disk when it is first asked for, and the one not used for longest goes when there
-are too many. At version 0 an adapter is its base model, so it takes no memory before its first fine-tune.
+are too many. Training and completions each have their own, over twins of the model that share its weights, so
+neither sees what the other has active.
 """
 
 from __future__ import annotations
 
-import hashlib
+import copy
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,110 +16,106 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from airflow_provider_gradient.server.served_model import ServedModel
-from airflow_provider_gradient.server.store import AdapterRecord
-from airflow_provider_gradient.server.training import TrainerState, new_lora_config
+from airflow_provider_gradient.server.lora_stack import WEIGHTS_FILE, AdapterKey
 from airflow_provider_gradient.server.weights import AdapterWeights
 
-_WEIGHTS_FILE = "adapter_model.safetensors"
-_RESIDENT = 8
-"""Adapters of a base model kept in memory, each with the state of its optimizer."""
+
+def twin_of(model: Any) -> Any:
+    """A model of the same weights, not a copy of them, with modules of its own."""
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
-@dataclass(kw_only=True)
-class ResidentAdapter:
-    """An adapter in memory: which version its weights are, and what its next fine-tune goes on from."""
+class PeftAdapters:
+    """Puts adapters over a model. Not safe to use from several threads at once.
 
-    version: int
-    trainer: TrainerState
+    :param model: becomes PEFT's; give a twin.
+    :param at_most: adapters kept in memory.
+    """
 
-
-class ResidentAdapters:
-    """Puts adapters over a base model, one at a time. Not safe to use from several threads at once."""
-
-    def __init__(self, served: ServedModel, weights: AdapterWeights) -> None:
-        self._served = served
+    def __init__(self, model: Any, weights: AdapterWeights, *, at_most: int) -> None:
+        self._at_most = at_most
+        self._model = model
         self._weights = weights
         self._peft: Any = None
-        self._active: str | None = None
-        self._resident: OrderedDict[str, ResidentAdapter] = OrderedDict()
+        self._versions: OrderedDict[str, int] = OrderedDict()
 
-    @contextmanager
-    def applied(self, record: AdapterRecord | None) -> Iterator[None]:
-        """The model answers as this adapter, or as the bare base model for ``None``, inside this context."""
-        if record is not None and record.version > 0:
-            self.resident(record)
-            yield
-        elif self._peft is not None and self._peft.peft_config:
-            with self._peft.disable_adapter():
-                yield
-        else:
-            yield
+    def __len__(self) -> int:
+        return len(self._versions)
 
-    def resident(self, record: AdapterRecord) -> ResidentAdapter:
-        """The adapter in its recorded version, in memory and active."""
-        known = self._resident.get(record.id)
-        if known is None or known.version != record.version:
-            self.evict(record.id)
-            while len(self._resident) >= _RESIDENT:
-                self.evict(next(iter(self._resident)))
-            try:
-                known = self._resident[record.id] = self._load(record)
-            except BaseException:
-                self.evict(record.id)
-                raise
-        self._resident.move_to_end(record.id)
-        if self._active != record.id:
-            self._peft.set_adapter(record.id)
-            self._active = record.id
-        return known
+    def __contains__(self, adapter_id: str) -> bool:
+        return adapter_id in self._versions
 
     @property
     def peft_model(self) -> Any:
-        """The base model with the adapters over it; there once an adapter was resident."""
+        """The model with the adapters over it; there once an adapter was."""
         return self._peft
+
+    def applied(self, key: AdapterKey | None) -> Any:
+        """The model answering as this adapter, or as the bare base model, until the next call.
+
+        :raises FileNotFoundError: this version isn't on the disk any more.
+        """
+        if key is not None:
+            self.activate(key)
+        if self._peft is not None:
+            layers = self._peft.base_model
+            (layers.disable_adapter_layers if key is None else layers.enable_adapter_layers)()
+        return self._model
+
+    def activate(self, key: AdapterKey, *, new: tuple[LoraConfig, int] | None = None) -> None:
+        """Have an adapter in memory and active.
+
+        :param new: configuration and seed of one that has no weights on the disk yet.
+        """
+        if self._versions.get(key.id) != key.version:
+            self.evict(key.id)
+            while len(self._versions) >= self._at_most:
+                self.evict(next(iter(self._versions)))
+            try:
+                if new is None:
+                    self._load(key)
+                else:
+                    self._add(key.id, *new)
+            except BaseException:
+                self.evict(key.id)
+                raise
+            self._versions[key.id] = key.version
+            self._peft.set_adapter(key.id)  # PEFT may call it active already and train none of it
+        self._versions.move_to_end(key.id)
+        if self._peft.active_adapter != key.id:
+            self._peft.set_adapter(key.id)
+
+    def advance(self, adapter_id: str) -> None:
+        """What is in memory of an adapter has become its next version."""
+        self._versions[adapter_id] += 1
 
     def evict(self, adapter_id: str) -> None:
         """Forget what is in memory of an adapter, if anything; what lies on the disk counts."""
-        self._resident.pop(adapter_id, None)
-        self._active = None  # PEFT makes another adapter the active one, or none
+        self._versions.pop(adapter_id, None)
         if self._peft is not None and adapter_id in self._peft.peft_config:
             self._peft.delete_adapter(adapter_id)
 
-    def save(self, record: AdapterRecord, directory: Path) -> None:
-        """Write the adapter as it is in memory: PEFT's own format, and the trainer's state beside it."""
-        tensors = get_peft_model_state_dict(self._peft, adapter_name=record.id, save_embedding_layers=False)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / _WEIGHTS_FILE)
-        self._peft.peft_config[record.id].save_pretrained(directory)
-        self._resident[record.id].trainer.save(directory)
+    def save(self, adapter_id: str, directory: Path) -> None:
+        """Write an adapter as it is in memory, in PEFT's own format."""
+        tensors = get_peft_model_state_dict(self._peft, adapter_name=adapter_id, save_embedding_layers=False)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS_FILE)
+        self._peft.peft_config[adapter_id].save_pretrained(directory)
 
-    def _load(self, record: AdapterRecord) -> ResidentAdapter:
-        if record.version == 0:
-            policy = self._served.config.training
-            config = new_lora_config(record.rank, policy)
-            self._add(record, config)
-            return ResidentAdapter(version=0, trainer=TrainerState())
-        directory = self._weights.path(record.id, version=record.version)
-        self._add(record, LoraConfig.from_pretrained(str(directory)))
-        loaded: Any = set_peft_model_state_dict(
-            self._peft, load_file(directory / _WEIGHTS_FILE), adapter_name=record.id
-        )
+    def _load(self, key: AdapterKey) -> None:
+        directory = self._weights.path(key.id, version=key.version)
+        tensors = load_file(directory / WEIGHTS_FILE)
+        self._add(key.id, LoraConfig.from_pretrained(str(directory)), 0)
+        loaded: Any = set_peft_model_state_dict(self._peft, tensors, adapter_name=key.id)
         if loaded.unexpected_keys:
-            raise ValueError(f"{directory} doesn't fit base model {record.base_slug!r}")
-        return ResidentAdapter(version=record.version, trainer=TrainerState.load(directory))
+            raise ValueError(f"{directory} doesn't fit its base model")
 
-    def _add(self, record: AdapterRecord, config: LoraConfig) -> None:
-        """Put a new adapter over the model; its random beginning depends on the record alone."""
+    def _add(self, adapter_id: str, config: LoraConfig, seed: int) -> None:
+        """Put a new adapter over the model; its random beginning depends on the seed alone."""
         with torch.random.fork_rng():
-            torch.manual_seed(seed_of(record))
+            torch.manual_seed(seed)
             if self._peft is None:
-                self._peft = PeftModel(self._served.model, config, adapter_name=record.id)
+                self._peft = PeftModel(self._model, config, adapter_name=adapter_id)
             else:
-                self._peft.add_adapter(record.id, config)
+                self._peft.add_adapter(adapter_id, config)
         self._peft.eval()
-
-
-def seed_of(record: AdapterRecord) -> int:
-    """The seed of an adapter's next step. Two adapters of one name, made and tuned alike, become the same."""
-    identity = f"{record.base_slug}\0{record.name}\0{record.version}"
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4])

@@ -33,10 +33,12 @@ class Catalogue:
 
     :param names: display name by slug.
     :param aliases: further slugs, alias to slug.
+    :param context_lengths: tokens that a model reads at once, by slug; ``None`` where it names no limit.
     """
 
     names: Mapping[str, str]
     aliases: Mapping[str, str]
+    context_lengths: Mapping[str, int | None]
 
     @property
     def slugs(self) -> list[str]:
@@ -52,6 +54,7 @@ class Catalogue:
                 name=self.names[model],
                 slug=slug,
                 capabilities=["complete", "fineTune"],
+                context_length=self.context_lengths.get(model),
             )
             for slug, model in {**own, **self.aliases}.items()
         ]

@@ -19,7 +19,6 @@ import torch
 from pydantic_core import to_json
 
 from airflow_provider_gradient.api import NotFoundError, ServerError
-from airflow_provider_gradient.server.sentence_model import SentenceModel
 from airflow_provider_gradient.server.settings import BUILT_IN_EMBEDDINGS_SLUG
 
 Vectors = npt.NDArray[np.float32]
@@ -100,7 +99,10 @@ class EmbeddingsService:
 
     def __init__(self, directories: Mapping[str, Path], *, threads: int) -> None:
         self._models: dict[str, EmbeddingsModel] = {BUILT_IN_EMBEDDINGS_SLUG: LexicalModel()}
-        self._models |= {slug: SentenceModel.load(slug, path) for slug, path in directories.items()}
+        if directories:
+            from airflow_provider_gradient.server.sentence_model import SentenceModel  # half a second
+
+            self._models |= {slug: SentenceModel.load(slug, path) for slug, path in directories.items()}
         self._threads = ThreadPoolExecutor(
             _AT_ONCE, "gradient-embeddings", initializer=torch.set_num_threads, initargs=(threads,)
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 
 from airflow_provider_gradient.api import (
+    ApiError,
     AuthenticationError,
     BadRequestError,
     BodyParsingError,
@@ -15,6 +18,7 @@ from airflow_provider_gradient.api import (
     PermissionDeniedError,
     QueryOrPathParsingError,
     RagError,
+    RateLimitError,
     ServerError,
     UnknownModelError,
     UnprocessableContentError,
@@ -102,6 +106,88 @@ def key_reused(key: str) -> BadRequestError:
     )
 
 
+def no_memory() -> ServerError:
+    """There was no memory left for a request, tried by itself."""
+    return ServerError(
+        "there is not enough memory for this request at present: send it again later, or make it shorter",
+        status=503,
+        type="failed",
+        retry_after=5,
+    )
+
+
 def failed(message: str) -> ServerError:
     """The server itself is at fault."""
     return ServerError(message, status=500, type="failed")
+
+
+def too_many_requests(per_minute: int, *, retry_after: float) -> RateLimitError:
+    """The token used up its requests."""
+    return RateLimitError(
+        f"this access token may make {per_minute} requests a minute here",
+        status=429,
+        type="failed",
+        retry_after=retry_after,
+    )
+
+
+def queue_full(at_most: int) -> ServerError:
+    """More is waiting than there may be; nothing was begun."""
+    return ServerError(
+        f"{at_most} requests are waiting or under way: try again", status=503, type="failed", retry_after=1
+    )
+
+
+def stopping() -> ServerError:
+    """Nothing was begun: ``Retry-After`` tells a client that it may send it again."""
+    return ServerError("the server is stopping; try again", status=503, type="failed", retry_after=1)
+
+
+def body_too_large(at_most_mb: int) -> UnprocessableContentError:
+    """The body is larger than may be; it was not read to its end."""
+    return UnprocessableContentError(
+        f"the body has more than the {at_most_mb} MiB that it may have here; send less in one call",
+        status=413,
+        type="unprocessableContent",
+    )
+
+
+def body_too_slow(seconds: float) -> ApiError:
+    """The body didn't come in time."""
+    return ApiError(f"the body was not here after {seconds:.0f} s", status=408)
+
+
+def too_many_samples(samples: int, at_most: int) -> UnprocessableContentError:
+    """A fine-tune call has more samples than it may have."""
+    return unprocessable(
+        f"samples: {samples} are more than the {at_most} that one call may have here; send them in several"
+    )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_IN_WORDS = re.compile(rf"database or disk is full|os error ({'|'.join(map(str, _FULL))})\b")
+"""How SQLite says it, and libraries that write files without Python."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether it is for want of space that something could not be written."""
+    return getattr(error, "errno", None) in _FULL or _FULL_IN_WORDS.search(str(error)) is not None
+
+
+def disk_full() -> ServerError:
+    """There is no room for what was to be kept."""
+    return ServerError(
+        "the server's disk is full: nothing of this call was kept. Once there is room, send it again.",
+        status=507,
+        type="failed",
+    )
+
+
+def base_changed(adapter_id: str, base_slug: str) -> BadRequestError:
+    """The weights under a base model's slug aren't those that the adapter was tuned on."""
+    return BadRequestError(
+        f"the model adapter {adapter_id!r} was tuned on other weights of {base_slug!r} than this server has "
+        "now: its answers would be wrong. Serve the former weights again, or tune a new adapter.",
+        status=400,
+        type="failed",
+    )

@@ -1,36 +1,40 @@
-"""A batch of prompts in, their continuations out, each handed over as soon as it is finished.
+"""A completion on its way through a model: what is asked, how far it is, and who hears of its end.
 
-Prompts are padded on the left and share one key-value cache; a finished row leaves the batch at once, so a
-short answer neither waits for a long one nor costs it time. Alone and greedy, a row's tokens are those of
-``transformers``' own ``generate``.
+A *road* is how a base model answers many of them at once: :mod:`.continuous` for models of the form of
+Llama, :mod:`.micro_batches` for all others. Both keep one promise: what a row gets depends on its own prompt,
+adapter and chance alone, not on what it shares a batch with. Alone and greedy, it is what ``transformers``'
+own ``generate`` gives (but for the rounding of sums, which differs by the shape of a batch).
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, Protocol
 
-import torch
-
-from airflow_provider_gradient.server.sampling import BatchSampler, Sampling
+from airflow_provider_gradient.server.guidance import Choices
+from airflow_provider_gradient.server.lora_stack import AdapterKey
+from airflow_provider_gradient.server.sampling import Draws, Sampling
 
 FinishReason = Literal["stop", "length", "diverged"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A row of a batch: what to continue, by at most how many tokens, and how to draw them."""
+    """What to continue, by at most how many tokens, and how to draw them.
+
+    :param choices: where given, the likeliest of them is the answer and nothing is drawn.
+    """
 
     tokens: list[int]
     max_new_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
+    choices: Choices | None = None
 
 
 @dataclass(kw_only=True)
 class Continuation:
-    """The new ``tokens`` of a row, without the one that stopped it.
+    """The new ``tokens`` of a row, without the one that stopped it, or the index of its ``choice``.
 
     ``finish_reason`` is ``stop`` (the model ended the text), ``length`` (the limit did) or ``diverged`` (the
     model's output was no longer a number).
@@ -38,104 +42,93 @@ class Continuation:
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason = "length"
+    choice: int | None = None
 
 
-def continue_prompts(
-    model: Any,
-    prompts: Sequence[Prompt],
-    *,
-    stop_tokens: frozenset[int],
-    generator: torch.Generator,
-    deliver: Callable[[int, Continuation], None],
-) -> None:
-    """Continue every prompt.
+class Row:
+    """One completion under way.
 
-    :param model: a causal language model of transformers, in evaluation mode.
-    :param stop_tokens: the ids that end a text.
-    :param generator: the source of chance for rows that sample, on the model's device.
-    :param deliver: called with a prompt's index and its continuation, in the order they are finished.
+    :param adapter: ``None`` for the base model.
+    :param finished: hears of the end.
+    :param failed: hears of an error instead.
+    :param left: whether nobody waits for it any more.
     """
-    batch = _Batch(model, prompts)
-    sampler = BatchSampler([prompt.sampling for prompt in prompts], generator=generator)
-    alive = list(range(len(prompts)))
-    continuations = [Continuation() for _ in prompts]
-    with torch.no_grad():
-        logits = batch.prefill()
-        while True:
-            tokens = sampler.next_tokens(logits)
-            sound = logits.amax(dim=-1).isfinite().tolist()
-            staying = []
-            for row, (index, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
-                if _append(continuations[index], token, sound[row], prompts[index], stop_tokens):
-                    staying.append(row)
-                else:
-                    deliver(index, continuations[index])
-            if not staying:
-                return
-            if len(staying) < len(alive):
-                alive = [alive[row] for row in staying]
-                kept = torch.tensor(staying, device=tokens.device)
-                tokens = tokens[kept]
-                sampler.keep(kept)
-                batch.keep(kept)
-            logits = batch.step(tokens)
 
+    def __init__(
+        self,
+        prompt: Prompt,
+        adapter: AdapterKey | None,
+        *,
+        finished: Callable[[Continuation], None],
+        failed: Callable[[Exception], None],
+        left: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.prompt = prompt
+        self.adapter = adapter
+        self.finished = finished
+        self.failed = failed
+        self.left = left
+        self.draws = Draws(prompt.sampling)
+        self._continuation = Continuation()
 
-def _append(
-    continuation: Continuation, token: int, sound: bool, prompt: Prompt, stop_tokens: frozenset[int]
-) -> bool:
-    """Add a row's token; whether the row goes on."""
-    if not sound:
-        continuation.finish_reason = "diverged"
+    def again(self) -> Row:
+        """The same completion from its beginning."""
+        return Row(self.prompt, self.adapter, finished=self.finished, failed=self.failed, left=self.left)
+
+    def append(self, token: int, *, sound: bool, stop_tokens: frozenset[int]) -> bool:
+        """Add the next token; whether the row goes on. If not, its end was told.
+
+        :param sound: whether the token was drawn from numbers.
+        """
+        continuation = self._continuation
+        if not sound:
+            continuation.finish_reason = "diverged"
+        elif token in stop_tokens:
+            continuation.finish_reason = "stop"
+        else:
+            continuation.tokens.append(token)
+            if len(continuation.tokens) < self.prompt.max_new_tokens and not self.left():
+                return True
+        self.finished(continuation)
         return False
-    if token in stop_tokens:
-        continuation.finish_reason = "stop"
-        return False
-    continuation.tokens.append(token)
-    return len(continuation.tokens) < prompt.max_new_tokens
+
+    def choose(self, log_probabilities: Sequence[float]) -> None:
+        """End with the likeliest choice."""
+        if any(value != value for value in log_probabilities):
+            self.finished(Continuation(finish_reason="diverged"))
+            return
+        best = max(range(len(log_probabilities)), key=log_probabilities.__getitem__)
+        self.finished(Continuation(finish_reason="stop", choice=best))
 
 
-class _Batch:
-    """The model's inputs for rows of different lengths: padding, positions and the cache."""
+class Road(Protocol):
+    """How a base model answers.
 
-    def __init__(self, model: Any, prompts: Sequence[Prompt]) -> None:
-        self._model = model
-        accepted = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        self._options: dict[str, Any] = {"use_cache": True}
-        if "logits_to_keep" in accepted:
-            self._options["logits_to_keep"] = 1
-        width = max(len(prompt.tokens) for prompt in prompts)
-        padding = [width - len(prompt.tokens) for prompt in prompts]
-        self._tokens = torch.tensor(
-            [[0] * pad + prompt.tokens for pad, prompt in zip(padding, prompts, strict=True)],
-            device=model.device,
-        )
-        self._mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding], device=model.device)
-        self._cache: Any = None
+    :param name: how it is shown.
+    :param slots: the most rows at once.
+    """
 
-    def prefill(self) -> torch.Tensor:
-        """Logits after the prompts: rows x vocabulary."""
-        positions = (self._mask.cumsum(dim=-1) - 1).clamp(min=0)
-        return self._forward(self._tokens, positions)
+    name: str
+    slots: int
 
-    def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits after one more token a row: rows x vocabulary."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        positions = self._mask.sum(dim=-1, keepdim=True) - 1
-        return self._forward(tokens.unsqueeze(-1), positions)
+    @property
+    def rows(self) -> int:
+        """Under way."""
+        ...
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows (indices, in order) only."""
-        self._mask = self._mask[rows]
-        self._cache.batch_select_indices(rows)
+    @property
+    def resident_adapters(self) -> int:
+        """In memory."""
+        ...
 
-    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        if self._takes_positions:
-            self._options["position_ids"] = positions
-        output = self._model(
-            input_ids=tokens, attention_mask=self._mask, past_key_values=self._cache, **self._options
-        )
-        self._cache = output.past_key_values
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
+    def admit(self, row: Row) -> None:
+        """Take a row on; there must be a slot for it. Its adapter failing to load fails the row."""
+        ...
+
+    def step(self) -> None:
+        """Do the next bit of work, a few milliseconds of a small model's."""
+        ...
+
+    def drop(self) -> list[Row]:
+        """Give up all rows, so that new ones can be taken on after an error."""
+        ...

@@ -5,81 +5,99 @@ value's tokens, with or without one blank before it (both are counted, since whe
 blank is the tokenizer's affair). There is no bonus or penalty for length: a longer value pays for each of its
 tokens, as it would in free generation. Where one value begins another (``no`` and ``no idea``), texts that go
 on into the longer one count for the longer one only, so the values are events that exclude each other.
+
+All spellings of all values are one tree of tokens, of which a model reads every node once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from airflow_provider_gradient.server.slots import Branches
 
 Spellings = Sequence[Sequence[int]]
 """The ways one value may be written, each as token ids."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Path:
-    """One spelling of one value."""
+class Choices:
+    """Values to choose from, as a tree.
 
-    value: int
-    tokens: tuple[int, ...]
-
-
-def log_probabilities(model: Any, prompt: Sequence[int], values: Sequence[Spellings]) -> list[float]:
-    """The log-probability of each value as the beginning of what follows the prompt, in nats.
-
-    :param model: a causal language model of transformers, in evaluation mode.
-    :param prompt: token ids, at least one.
     :param values: at least one, each with at least one spelling of at least one token.
     """
-    paths = [
-        _Path(value=value, tokens=tuple(tokens))
-        for value, spellings in enumerate(values)
-        for tokens in {tuple(spelling) for spelling in spellings}
-    ]
-    table = _next_token_log_probabilities(model, prompt, [path.tokens for path in paths])
-    totals = [-math.inf] * len(values)
-    for row, path in enumerate(paths):
-        spelled = sum(float(table[row, position, token]) for position, token in enumerate(path.tokens))
-        after = table[row, len(path.tokens)]
-        spelled += _log_of_rest(math.fsum(math.exp(float(after[token])) for token in _longer(path, paths)))
-        totals[path.value] = _log_sum(totals[path.value], spelled)
-    return totals
+
+    def __init__(self, values: Sequence[Spellings]) -> None:
+        self.lengths = [len(spellings[-1]) for spellings in values]
+        """Tokens of each value's last spelling."""
+        self._nodes: dict[tuple[int, ...], int] = {}
+        self._ends: list[tuple[int, tuple[int, ...]]] = []
+        for value, spellings in enumerate(values):
+            for spelling in sorted({tuple(tokens) for tokens in spellings}):
+                self._ends.append((value, spelling))
+                for end in range(1, len(spelling) + 1):
+                    self._nodes.setdefault(spelling[:end], len(self._nodes))
+        self.branches = Branches(
+            tokens=[prefix[-1] for prefix in self._nodes],
+            parents=[self._nodes.get(prefix[:-1], -1) for prefix in self._nodes],
+        )
+
+    @property
+    def prefixes(self) -> list[tuple[int, ...]]:
+        """The tokens up to each node of the tree, in the order of its nodes."""
+        return list(self._nodes)
+
+    def log_probabilities(self, logits: torch.Tensor) -> list[float]:
+        """The log-probability of each value as the beginning of what follows the prompt, in nats.
+
+        :param logits: after the prompt, then after each node: (1 + nodes) x vocabulary.
+        """
+        table = logits.float().log_softmax(dim=-1).cpu()
+        told = table[[parent + 1 for parent in self.branches.parents], self.branches.tokens].tolist()
+        totals = [-math.inf] * len(self.lengths)
+        for value, spelling in self._ends:
+            nodes = [self._nodes[spelling[:end]] for end in range(1, len(spelling) + 1)]
+            spelled = math.fsum(told[node] for node in nodes)
+            longer = self._longer(value, spelling)
+            spelled += _log_of_rest(math.fsum(math.exp(told[node]) for node in longer))
+            totals[value] = _log_sum(totals[value], spelled)
+        return totals
+
+    def _longer(self, value: int, spelling: tuple[int, ...]) -> set[int]:
+        """The nodes by which this spelling goes on into another value's."""
+        length = len(spelling)
+        return {
+            self._nodes[other[: length + 1]]
+            for owner, other in self._ends
+            if owner != value and len(other) > length and other[:length] == spelling
+        }
 
 
-def _next_token_log_probabilities(
-    model: Any, prompt: Sequence[int], paths: Sequence[Sequence[int]]
-) -> torch.Tensor:
-    """Log-probabilities before each token of a path and after its last: paths x (longest + 1) x vocabulary.
+def read_choices(model: Any, prompt: Sequence[int], choices: Choices) -> torch.Tensor:
+    """What :meth:`Choices.log_probabilities` takes, from any causal language model of transformers.
 
-    The prompt is read once; its cache is then shared by all paths.
+    The prompt is read once; its cache is then shared by all spellings.
+
+    :param prompt: token ids, at least one.
     """
-    longest = max(len(path) for path in paths)
+    prefixes = choices.prefixes
+    leaves = [prefix for prefix in prefixes if not any(p[:-1] == prefix for p in prefixes)]
+    longest = max(map(len, leaves))
     device = model.device
-    tokens = torch.tensor([[*path, *[0] * (longest - len(path))] for path in paths], device=device)
-    mask = torch.ones(len(paths), len(prompt) + longest, dtype=torch.long, device=device)
-    for row, path in enumerate(paths):
-        mask[row, len(prompt) + len(path) :] = 0
+    tokens = torch.tensor([[*leaf, *[0] * (longest - len(leaf))] for leaf in leaves], device=device)
+    mask = torch.ones(len(leaves), len(prompt) + longest, dtype=torch.long, device=device)
+    for row, leaf in enumerate(leaves):
+        mask[row, len(prompt) + len(leaf) :] = 0
     with torch.no_grad():
         read = model(input_ids=torch.tensor([list(prompt)], device=device), use_cache=True)
         cache = read.past_key_values
-        cache.batch_repeat_interleave(len(paths))
+        cache.batch_repeat_interleave(len(leaves))
         told = model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
-    first = read.logits[:, -1:].expand(len(paths), -1, -1)
-    return torch.cat([first, told.logits], dim=1).float().log_softmax(dim=-1)
-
-
-def _longer(path: _Path, paths: Sequence[_Path]) -> set[int]:
-    """The tokens by which this path goes on into another value's."""
-    length = len(path.tokens)
-    return {
-        other.tokens[length]
-        for other in paths
-        if other.value != path.value and len(other.tokens) > length and other.tokens[:length] == path.tokens
-    }
+    rows = [next(row for row, leaf in enumerate(leaves) if leaf[: len(p)] == p) for p in prefixes]
+    nodes = told.logits[rows, [len(prefix) - 1 for prefix in prefixes]]
+    return torch.cat([read.logits[0, -1:], nodes])
 
 
 def _log_of_rest(probability: float) -> float:

@@ -1,19 +1,20 @@
-"""What waits for the engine's one worker, and which of it may be done together.
+"""What waits for the engine's threads, and in which order it is handed out.
 
-Work is done in the order it came, but for one thing: completions by the model whose turn it is are drawn
-forward into one batch. They never pass a waiting fine-tune, so none is held up for ever.
+Completions of one base model are handed out in the order they came, as many at a time as there is room for.
+Fine-tunes of one adapter are done in the order they came; adapters take turns, a call each, so that one with
+many calls holds none of the others up.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_gradient.api import CompleteRequest, FineTuneRequest
-from airflow_provider_gradient.server.store import RepeatableCall
+from airflow_provider_gradient.server.store import AdapterRecord, RepeatableCall
 
 Answer = dict[str, Any]
 """The JSON body of a response."""
@@ -21,25 +22,18 @@ Answer = dict[str, Any]
 
 @dataclass(kw_only=True, eq=False)
 class CompleteJob:
-    """A completion by an adapter, or by the bare base model where ``adapter_id`` is ``None``."""
+    """A completion by an adapter as on record, or by the bare base model where ``record`` is ``None``."""
 
-    base_slug: str
-    adapter_id: str | None
+    record: AdapterRecord | None
     request: CompleteRequest
     answer: Future[Answer] = field(default_factory=Future)
-
-    def is_like(self, other: object) -> bool:
-        """Whether both are completions by the same model."""
-        return isinstance(other, CompleteJob) and (self.base_slug, self.adapter_id) == (
-            other.base_slug,
-            other.adapter_id,
-        )
 
 
 @dataclass(kw_only=True, eq=False)
 class FineTuneJob:
     """A fine-tune call on an adapter; ``call`` is given where it may be repeated."""
 
+    base_slug: str
     adapter_id: str
     request: FineTuneRequest
     call: RepeatableCall | None
@@ -54,22 +48,18 @@ class ForgetJob:
     adapter_id: str
 
 
-Job = CompleteJob | FineTuneJob | ForgetJob
+class CompletionQueue:
+    """Completions of one base model."""
 
-
-class JobQueue:
-    """A queue that hands out batches.
-
-    :param max_rows: the most completions in one batch.
-    """
-
-    def __init__(self, *, max_rows: int) -> None:
-        self._max_rows = max_rows
-        self._jobs: deque[Job] = deque()
+    def __init__(self) -> None:
+        self._jobs: deque[CompleteJob] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, job: Job) -> bool:
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, job: CompleteJob) -> bool:
         """Add a job; false where the queue is closed."""
         with self._changed:
             if self._closed:
@@ -78,18 +68,19 @@ class JobQueue:
             self._changed.notify()
             return True
 
-    def take(self) -> list[Job]:
-        """Wait for the next job and those that go with it; an empty list means that the queue is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            if self._closed:
-                return []
-            first = self._jobs.popleft()
-            if not isinstance(first, CompleteJob):
-                return [first]
-            return [first, *self._draw_forward(first)]
+    def take(self, most: int, *, wait: bool) -> list[CompleteJob] | None:
+        """The next jobs, at most so many; ``None`` means that the queue is closed.
 
-    def close(self) -> list[Job]:
+        :param wait: until there is one.
+        """
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._jobs or self._closed)
+            if self._closed:
+                return None
+            return [self._jobs.popleft() for _ in range(min(most, len(self._jobs)))]
+
+    def close(self) -> list[CompleteJob]:
         """Hand out nothing more; what was left is the return value."""
         with self._changed:
             self._closed = True
@@ -98,11 +89,45 @@ class JobQueue:
             self._changed.notify_all()
             return left
 
-    def _draw_forward(self, first: CompleteJob) -> list[Job]:
-        drawn: list[Job] = []
-        passed: list[Job] = []
-        while self._jobs and len(drawn) < self._max_rows - 1 and not isinstance(self._jobs[0], FineTuneJob):
-            job = self._jobs.popleft()
-            (drawn if first.is_like(job) else passed).append(job)
-        self._jobs.extendleft(reversed(passed))
-        return drawn
+
+class FineTuneQueue:
+    """Fine-tunes, and deletions, which end an adapter's turns."""
+
+    def __init__(self) -> None:
+        self._turns: OrderedDict[str, deque[FineTuneJob | ForgetJob]] = OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        with self._changed:
+            return sum(isinstance(job, FineTuneJob) for jobs in self._turns.values() for job in jobs)
+
+    def put(self, job: FineTuneJob | ForgetJob) -> bool:
+        """Add a job; false where the queue is closed."""
+        with self._changed:
+            if self._closed:
+                return False
+            self._turns.setdefault(job.adapter_id, deque()).append(job)
+            self._changed.notify()
+            return True
+
+    def take(self) -> FineTuneJob | ForgetJob | None:
+        """Wait for the first job of the adapter whose turn it is; ``None`` means that the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._turns or self._closed)
+            if self._closed:
+                return None
+            adapter_id, jobs = self._turns.popitem(last=False)
+            job = jobs.popleft()
+            if jobs:
+                self._turns[adapter_id] = jobs
+            return job
+
+    def close(self) -> list[FineTuneJob]:
+        """Hand out nothing more; what was left is the return value."""
+        with self._changed:
+            self._closed = True
+            left = [job for jobs in self._turns.values() for job in jobs if isinstance(job, FineTuneJob)]
+            self._turns.clear()
+            self._changed.notify_all()
+            return left

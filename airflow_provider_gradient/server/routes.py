@@ -2,6 +2,8 @@
 
 Bodies and parameters are read as they come and checked against the strict models of the wire, so that
 whatever is wrong with one gives the API's own ``bodyParsingError`` or ``queryOrPathParsingError``.
+Operations are plain functions of a request and its workspace: having dependencies solved took longer than
+most of what they do.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast
+from functools import wraps
+from typing import Any, TypeVar, cast
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from airflow_provider_gradient.api import (
     IDEMPOTENCY_KEY_HEADER,
@@ -29,6 +34,7 @@ from airflow_provider_gradient.api import (
     ModelList,
 )
 from airflow_provider_gradient.server.access import AccessCheck
+from airflow_provider_gradient.server.admission import Admission
 from airflow_provider_gradient.server.catalogue import (
     BASE_MODEL_SUFFIX,
     Catalogue,
@@ -40,12 +46,20 @@ from airflow_provider_gradient.server.engine import Engine
 from airflow_provider_gradient.server.failures import (
     bad_body,
     bad_parameter,
+    base_changed,
     base_not_tunable,
     no_rag,
+    stopping,
+    too_many_samples,
     unknown_adapter,
     unknown_base,
 )
+from airflow_provider_gradient.server.housekeeping import Housekeeping
+from airflow_provider_gradient.server.metrics import Metrics
+from airflow_provider_gradient.server.reading import answered_unless_gone, read_body
+from airflow_provider_gradient.server.settings import Limits
 from airflow_provider_gradient.server.store import AdapterRecord, RepeatableCall, Store
+from airflow_provider_gradient.server.weights import AdapterWeights
 
 _ID_LENGTH = 50
 _LONGEST_KEY = 255
@@ -60,38 +74,44 @@ class Services:
     """What the operations work on."""
 
     access: AccessCheck
+    admission: Admission
     catalogue: Catalogue
     engine: Engine
     embeddings: EmbeddingsService
+    fingerprints: Mapping[str, str]
+    housekeeping: Housekeeping
+    limits: Limits
+    metrics: Metrics
     store: Store
+    weights: AdapterWeights
 
 
-def _services(request: Request) -> Services:
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def services_of(request: Request) -> Services:
+    """What the operations work on."""
     return cast(Services, request.app.state.services)
 
 
-async def workspace_of_caller(request: Request) -> str:
-    """The caller's workspace; refuses whoever has none."""
-    return _services(request).access.workspace_of(request)
+def operation(work: Callable[[Request, Services, str], Awaitable[Response]]) -> Endpoint:
+    """An operation of the API, given its services and the caller's workspace; refuses whoever has none, and
+    everybody once the server is stopping."""
+
+    @wraps(work)
+    async def endpoint(request: Request) -> Response:
+        services = services_of(request)
+        workspace = services.access.workspace_of(request)
+        if services.admission.closed:
+            raise stopping()
+        request.state.workspace = workspace  # for the log
+        return await work(request, services, workspace)
+
+    return endpoint
 
 
-async def _model_id(model_id: str) -> str:
-    if len(model_id) != _ID_LENGTH:
-        raise bad_parameter(
-            "id", f"a model's id has exactly {_ID_LENGTH} characters, this one {len(model_id)}"
-        )
-    return model_id
-
-
-ServicesDep = Annotated[Services, Depends(_services)]
-WorkspaceDep = Annotated[str, Depends(workspace_of_caller)]
-ModelIdDep = Annotated[str, Depends(_model_id)]
-
-router = APIRouter(prefix="/api", dependencies=[Depends(workspace_of_caller)])
-
-
-@router.get("/models")
-async def list_models(request: Request, services: ServicesDep, workspace: WorkspaceDep) -> JSONResponse:
+@operation
+async def list_models(request: Request, services: Services, workspace: str) -> JSONResponse:
     """The base models and, unless ``onlyBase``, the workspace's adapters. All of them can complete and be
     (the base of what is) fine-tuned, so every ``capability`` lists the same."""
     capability = request.query_params.get("capability", "fineTune")
@@ -105,8 +125,8 @@ async def list_models(request: Request, services: ServicesDep, workspace: Worksp
     return JSONResponse(ModelList(models=models).to_wire())
 
 
-@router.post("/models")
-async def create_model(request: Request, services: ServicesDep, workspace: WorkspaceDep) -> JSONResponse:
+@operation
+async def create_model(request: Request, services: Services, workspace: str) -> JSONResponse:
     """A new adapter, equal to its base model until its first fine-tune."""
     body = await _body(request, CreateModelRequest)
     call = _repeatable(request, workspace, body)
@@ -125,21 +145,23 @@ async def create_model(request: Request, services: ServicesDep, workspace: Works
         base_slug=base_slug,
         rank=(lora.rank if lora else None) or policy.default_rank,
         learning_rate=(training.learning_rate if training else None) or policy.default_learning_rate,
+        base_fingerprint=services.fingerprints[base_slug],
         call=call,
     )
     return _answer(CreatedModel(id=adapter_id).to_wire(), call)
 
 
-@router.get("/models/{model_id}")
-async def get_model(services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep) -> JSONResponse:
+@operation
+async def get_model(request: Request, services: Services, workspace: str) -> JSONResponse:
     """One adapter, and whether idempotency keys count here. Base models can't be read."""
-    info = _adapter_info(_adapter(services, workspace, model_id))
+    info = _adapter_info(_adapter(services, workspace, _model_id(request)))
     return JSONResponse(info.to_wire(), headers={KEYS_HEADER: KEYS_HONOURED})
 
 
-@router.delete("/models/{model_id}")
-async def delete_model(services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep) -> JSONResponse:
+@operation
+async def delete_model(request: Request, services: Services, workspace: str) -> JSONResponse:
     """An adapter is gone with this answer; its files go a little later."""
+    model_id = _model_id(request)
     record = _adapter(services, workspace, model_id)
     if not await run_in_threadpool(services.store.delete_adapter, model_id, workspace_id=workspace):
         raise unknown_adapter(model_id)
@@ -147,45 +169,70 @@ async def delete_model(services: ServicesDep, workspace: WorkspaceDep, model_id:
     return JSONResponse({})
 
 
-@router.post("/models/{model_id}/complete")
-async def complete(
-    request: Request, services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep
-) -> JSONResponse:
+@operation
+async def complete(request: Request, services: Services, workspace: str) -> JSONResponse:
     """A completion, with the extras ``usage`` and ``modelVersion`` (fine-tunes so far; 0 for a base)."""
+    model_id = _model_id(request)
     body = await _body(request, CompleteRequest)
     if model_id.endswith(BASE_MODEL_SUFFIX):
-        adapter_id = None
+        record = None
         base_slug = services.catalogue.slug_of(model_id)
         if base_slug is None:
             raise unknown_base(model_id, services.catalogue.slugs)
     else:
-        adapter_id = model_id
-        base_slug = _served_adapter(services, workspace, model_id).base_slug
+        record = _served_adapter(services, workspace, model_id)
+        base_slug = record.base_slug
     if body.rag is not None:
         raise no_rag(auto_template=body.auto_template)
-    answer = await asyncio.wrap_future(services.engine.complete(base_slug, adapter_id, body))
-    return JSONResponse(answer)
+    with services.admission.admitted():
+        answer = services.engine.complete(base_slug, record, body)
+        return JSONResponse(await answered_unless_gone(request, answer))
 
 
-@router.post("/models/{model_id}/fine-tune")
-async def fine_tune(
-    request: Request, services: ServicesDep, workspace: WorkspaceDep, model_id: ModelIdDep
-) -> JSONResponse:
+@operation
+async def fine_tune(request: Request, services: Services, workspace: str) -> JSONResponse:
     """One training call; answered when the new weights are on the disk."""
+    model_id = _model_id(request)
     body = await _body(request, FineTuneRequest)
     if model_id.endswith(BASE_MODEL_SUFFIX):
         raise base_not_tunable(model_id)
-    _served_adapter(services, workspace, model_id)
+    record = _served_adapter(services, workspace, model_id)
+    if len(body.samples) > services.limits.max_samples:
+        raise too_many_samples(len(body.samples), services.limits.max_samples)
     call = _repeatable(request, workspace, body)
-    return _answer(await asyncio.wrap_future(services.engine.fine_tune(model_id, body, call=call)), call)
+    with services.admission.admitted():
+        answer = services.engine.fine_tune(record, body, call=call)
+        return _answer(await asyncio.wrap_future(answer), call)
+
+
+ROUTES = [
+    Route(f"/api/models{path}", endpoint, methods=[method])
+    for method, path, endpoint in (
+        ("GET", "", list_models),
+        ("POST", "", create_model),
+        ("GET", "/{id}", get_model),
+        ("DELETE", "/{id}", delete_model),
+        ("POST", "/{id}/complete", complete),
+        ("POST", "/{id}/fine-tune", fine_tune),
+    )
+]
 
 
 # --- reading requests --------------------------------------------------------------------------------------
 
 
+def _model_id(request: Request) -> str:
+    model_id: str = request.path_params["id"]
+    if len(model_id) != _ID_LENGTH:
+        raise bad_parameter(
+            "id", f"a model's id has exactly {_ID_LENGTH} characters, this one {len(model_id)}"
+        )
+    return model_id
+
+
 async def _body(request: Request, model: type[RequestT]) -> RequestT:
     try:
-        return model.model_validate_json(await request.body())
+        return model.model_validate_json(await read_body(request, services_of(request).limits))
     except ValidationError as error:
         raise bad_body(error) from None
 
@@ -211,10 +258,13 @@ def _adapter(services: Services, workspace: str, model_id: str) -> AdapterRecord
 
 
 def _served_adapter(services: Services, workspace: str, model_id: str) -> AdapterRecord:
-    """The workspace's adapter, if this server has its base model at present."""
+    """The workspace's adapter, if this server has its base model at present, and with the weights that the
+    adapter was tuned on."""
     record = _adapter(services, workspace, model_id)
     if record.base_slug not in services.engine.models:
         raise unknown_base(record.base_slug, services.catalogue.slugs)
+    if record.base_fingerprint != services.fingerprints[record.base_slug]:
+        raise base_changed(record.id, record.base_slug)
     return record
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from airflow_provider_gradient.api import (
-    ChoiceGuidance,
     CompleteRequest,
     describe_validation_error,
 )
+from airflow_provider_gradient.server.devices import Placement
 from airflow_provider_gradient.server.encoding import encode_prompt
 from airflow_provider_gradient.server.failures import unprocessable
 from airflow_provider_gradient.server.generation import Prompt
-from airflow_provider_gradient.server.guidance import log_probabilities
+from airflow_provider_gradient.server.guidance import Choices
+from airflow_provider_gradient.server.lean_llama import LeanConfig, LeanLlama
 from airflow_provider_gradient.server.model_config import BaseModelConfig
 from airflow_provider_gradient.server.sampling import Sampling
 from airflow_provider_gradient.server.settings import StartError
@@ -36,60 +38,94 @@ transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 class ServedModel:
     """A base model that is being served.
 
+    :param core: its weights: transformers' model, or a :class:`LeanLlama`.
     :param context_length: the most tokens it reads at once, ``None`` where its configuration names no limit.
     :param stop_tokens: the ids that end its texts.
+    :param longest: tokens of a completion, prompt and all, that there is memory for.
     """
 
     slug: str
+    directory: Path
     config: BaseModelConfig
     tokenizer: Any
-    model: Any
+    core: Any
     context_length: int | None
     stop_tokens: frozenset[int]
+    longest: int = 1 << 30
 
     @classmethod
-    def load(cls, slug: str, directory: Path) -> ServedModel:
-        """Load a Hugging Face directory, in float32.
+    def load(
+        cls, slug: str, directory: Path, placement: Placement | None = None, *, retain: bool = False
+    ) -> ServedModel:
+        """Load a Hugging Face directory.
 
-        :raises StartError: the directory holds no causal language model that reads with a key-value cache.
+        :param placement: device and number type; float32 on the CPU if not given.
+        :param retain: neighbour distillation in its fine-tunes, also where its configuration has none.
+        :raises StartError: the directory holds no causal language model that reads with a key-value cache, or
+            there is no room for it.
         """
+        placement = placement or Placement.of("cpu", "float32")
         source = f"base model {slug!r} in {directory}"
+        placement.check_room(directory, source)
         try:
             config = BaseModelConfig.load(directory)
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                directory, local_files_only=True, dtype="float32"
-            )
+            tokenizer, core = _load(directory, placement)
         except ValidationError as error:
             raise StartError(f"{source}: gradient.json: {describe_validation_error(error)}") from None
         except Exception as error:  # whatever a broken directory makes the libraries raise
             reason = str(error).strip().partition(os.linesep)[0]
             raise StartError(f"{source} can't be loaded: {reason or type(error).__name__}") from error
-        if "past_key_values" not in inspect.signature(model.forward).parameters:
-            raise StartError(f"{source}: {type(model).__name__} has no key-value cache and can't be served")
+        lean = isinstance(core, LeanLlama)
+        if not lean and "past_key_values" not in inspect.signature(core.forward).parameters:
+            raise StartError(f"{source}: {type(core).__name__} has no key-value cache and can't be served")
         return cls(
             slug=slug,
-            config=config,
+            directory=directory,
+            config=config.retaining() if retain else config,
             tokenizer=tokenizer,
-            model=model.eval(),
-            context_length=_context_length(model.config),
-            stop_tokens=_stop_tokens(model, tokenizer),
+            core=core,
+            context_length=_context_length(core.config),
+            stop_tokens=_stop_tokens(core, tokenizer),
         )
+
+    @cached_property
+    def model(self) -> Any:
+        """transformers' model, over the same weights; made when it is first asked for, which may take
+        seconds."""
+        if not isinstance(self.core, LeanLlama):
+            return self.core
+        from transformers import AutoModelForCausalLM
+
+        some = next(self.core.parameters())
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            self.directory, local_files_only=True, dtype=some.dtype
+        )
+        for name, parameter in model.named_parameters():
+            parameter.data = self.core.get_parameter(name).data
+        return model.to(some.device).eval()
 
     def prompt(self, request: CompleteRequest) -> Prompt:
         """The request as a row of a batch: templated, encoded, within the context.
 
-        :raises UnprocessableContentError: there is no room for a token after the query; gives the lengths.
+        :raises UnprocessableContentError: there is no room for a token after the query, or for a value to
+            choose; gives the lengths.
         """
         text = request.query
         if request.auto_template is not False:
             text = self.config.apply_auto_template(text, self.tokenizer)
         tokens = encode_prompt(self.tokenizer, text)
         wanted = request.max_generated_token_count or self.config.default_max_generated_token_count
+        room = self._room_after(tokens)
         return Prompt(
             tokens=tokens,
-            max_new_tokens=min(wanted, self._room_after(tokens)),
-            sampling=Sampling(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p),
+            max_new_tokens=min(wanted, room),
+            sampling=Sampling(
+                temperature=request.temperature,
+                top_k=request.top_k,
+                top_p=request.top_p,
+                seed=request.seed,
+            ),
+            choices=self._choices(request.guidance.value, room) if request.guidance else None,
         )
 
     def text(self, prompt: Prompt, tokens: list[int]) -> str:
@@ -99,37 +135,31 @@ class ServedModel:
         whole = self._decode([*tail, *tokens])
         return whole.removeprefix(before) if whole.startswith(before) else self._decode(tokens)
 
-    def choose(self, prompt: Prompt, guidance: ChoiceGuidance) -> tuple[str, int]:
-        """The likeliest of the given values after the prompt, and its length in tokens.
-
-        :raises UnprocessableContentError: a value doesn't fit in the context.
-        """
+    def _choices(self, values: Sequence[str], room: int) -> Choices:
+        """The given values, each with and without one blank before it."""
         spellings = [
             [tokens for tokens in (self._encode(blank + value) for blank in (" ", "")) if tokens]
-            for value in guidance.value
+            for value in values
         ]
-        room = self._room_after(prompt.tokens)
-        for value, spelled in zip(guidance.value, spellings, strict=True):
+        for value, spelled in zip(values, spellings, strict=True):
             if not spelled or max(map(len, spelled)) > room:
                 raise unprocessable(
                     f"guidance: {value!r} doesn't fit: {room} tokens are left after the query"
                 )
-        scores = log_probabilities(self.model, prompt.tokens, spellings)
-        best = max(range(len(scores)), key=scores.__getitem__)
-        return guidance.value[best], len(spellings[best][-1])
+        return Choices(spellings)
 
     def _room_after(self, tokens: list[int]) -> int:
         """How many tokens may follow, at least one."""
         if not tokens:
             raise unprocessable("query: this model's tokenizer makes no token of it")
-        if self.context_length is None:
-            return 1 << 30
-        if len(tokens) >= self.context_length:
+        longest = min(self.longest, self.context_length or self.longest)
+        if len(tokens) >= longest:
+            reads = "reads" if longest == self.context_length else "has memory here to read"
             raise unprocessable(
-                f"query: {len(tokens)} tokens with the template; this model reads at most "
-                f"{self.context_length} and needs room for one more. Shorten it."
+                f"query: {len(tokens)} tokens with the template; this model {reads} at most "
+                f"{longest} and needs room for one more. Shorten it."
             )
-        return self.context_length - len(tokens)
+        return longest - len(tokens)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -141,6 +171,21 @@ class ServedModel:
         return text
 
 
+def _load(directory: Path, placement: Placement) -> tuple[Any, Any]:
+    """The tokenizer, and the model: lean where it is a plain Llama, else transformers' own."""
+    config = LeanConfig.of(directory)
+    if config is not None:
+        from transformers import PreTrainedTokenizerFast
+
+        core = LeanLlama.load(directory, config, dtype=placement.dtype, device=placement.device)
+        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True), core
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=placement.dtype)
+    return tokenizer, model.to(placement.device).eval()
+
+
 def _context_length(config: Any) -> int | None:
     for name in _CONTEXT_FIELDS:
         value = getattr(config, name, None)
@@ -149,7 +194,10 @@ def _context_length(config: Any) -> int | None:
     return None
 
 
-def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
+def _stop_tokens(core: Any, tokenizer: Any) -> frozenset[int]:
+    if isinstance(core, LeanLlama):
+        ids = core.eos_token_ids
+    else:
+        configured = core.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*ids, tokenizer.eos_token_id] if token is not None)

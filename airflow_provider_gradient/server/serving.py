@@ -11,17 +11,19 @@ import gc
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
-import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from airflow_provider_gradient.server.credentials import Credentials, resolve_credentials
+from airflow_provider_gradient.api import ApiError
+from airflow_provider_gradient.server.credentials import check_tokens, ready_lines, resolve_credentials
+from airflow_provider_gradient.server.database import DATABASE_FILE
+from airflow_provider_gradient.server.logs import log_to_standard_error
 from airflow_provider_gradient.server.settings import ServerSettings, StartError
 from airflow_provider_gradient.server.store import Store
 
@@ -29,43 +31,57 @@ from airflow_provider_gradient.server.store import Store
 def serve(settings: ServerSettings) -> None:
     """Run a server until it is told to stop (SIGINT or SIGTERM).
 
-    Prints one line to standard output when it is ready: its address and where its credentials are. Logs go to
-    standard error.
+    Prints to standard output when it is ready: one line with its address and where its credentials are, and
+    the three lines of the shell that a client needs, without any secret, and a line a base model, how it is
+    served. Logs go to standard error.
 
     :raises StartError: it can't start; the message says why and what to do.
     """
-    with _data_directory(settings.data_dir), _listening_socket(settings) as listener:
-        url = _url(listener)
-        store, credentials = _open_records(settings, url)
-        _run(settings, store, listener, _ready_line(url, credentials))
+    with _data_directory(settings.data_dir):
+        with _naming_the_records(settings.data_dir):
+            store = Store(settings.data_dir / DATABASE_FILE)
+            check_tokens(settings, store.accounts, on_loopback=_is_loopback(settings.host))
+        with _listening_socket(settings) as listener:
+            url = _url(listener)
+            with _naming_the_records(settings.data_dir):
+                credentials = resolve_credentials(settings, store.accounts, url=url)
+            _run(settings, store, listener, ready_lines(url, credentials))
 
 
-def _open_records(settings: ServerSettings, url: str) -> tuple[Store, Credentials]:
+@contextmanager
+def _naming_the_records(data_dir: Path) -> Iterator[None]:
+    """Whatever goes wrong with the records is a reason not to start."""
     try:
-        store = Store(settings.data_dir / "gradient.db")
-        credentials = resolve_credentials(settings, url=url, workspace_id=store.sole_workspace())
-        store.grant(token=credentials.access_token, workspace_id=credentials.workspace_id)
-    except (OSError, SQLAlchemyError) as error:
+        yield
+    except (ApiError, OSError, SQLAlchemyError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
-        raise StartError(f"--data-dir {settings.data_dir}: its records can't be opened: {reason}") from None
-    return store, credentials
+        raise StartError(f"--data-dir {data_dir}: its records can't be opened: {reason}") from None
 
 
 def _run(settings: ServerSettings, store: Store, listener: socket.socket, ready: str) -> None:
     from airflow_provider_gradient.server.app import AppServer, create_app, load_services
 
-    _log_to_standard_error()
+    log_to_standard_error(settings.log_format)
+    _allow_many_connections()
     services = load_services(settings, store=store)
-    server = AppServer(create_app(services), services)
+    docs = _is_loopback(settings.host) if settings.docs is None else settings.docs
+    server = AppServer(create_app(services, docs=docs), services)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.freeze()  # nothing made so far is ever garbage: no collection, and no exit, need look at it
-    print(ready, flush=True)
+    print(ready, *services.engine.shown, sep="\n", flush=True)
     with suppress(KeyboardInterrupt):  # uvicorn stops in good order, then repeats the signal
         server.run(sockets=[listener])
     store.close()
     if not server.engine_done:  # training that can't be waited for: a thread inside torch can't be ended
         logging.shutdown()
         os._exit(0)
+
+
+def _allow_many_connections() -> None:
+    """Each takes a file descriptor, and a process may have more of them than it gets at first."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager
@@ -114,14 +130,8 @@ def _url(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/api"
 
 
-def _ready_line(url: str, credentials: Credentials) -> str:
-    where = f"are in {credentials.path}" if credentials.path else "are those you gave"
-    return f"Gradient server ready at {url} (access token and workspace id {where})"
-
-
-def _log_to_standard_error() -> None:
-    """Everything but what the libraries have to say to their own developers."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there; an unknown host is found out later."""
+    with suppress(OSError):
+        return ipaddress.ip_address(socket.getaddrinfo(host, None)[0][4][0]).is_loopback
+    return False

@@ -1,4 +1,4 @@
-"""The server's records: whose token it is, which adapters there are, and what was already answered.
+"""The server's records: which adapters there are, and what was already answered.
 
 An adapter's record names the version of its weights that counts. It moves to a new version in the transaction
 that also records the answer of the call that made it, and only after the weights lie on the disk; so whatever
@@ -7,61 +7,30 @@ was acknowledged is there after a kill, and a repeated call finds its answer or 
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from airflow_provider_gradient.server.accounts import Accounts
+from airflow_provider_gradient.server.database import ADAPTERS, ANSWERS, Database
 from airflow_provider_gradient.server.failures import key_reused
 
-_METADATA = sa.MetaData()
-_WORKSPACES = sa.Table(
-    "workspaces",
-    _METADATA,
-    sa.Column("id", sa.String, primary_key=True),
-    sa.Column("created_at", sa.String, nullable=False),
-)
-_TOKENS = sa.Table(
-    "tokens",
-    _METADATA,
-    sa.Column("hash", sa.String, primary_key=True),
-    sa.Column("workspace_id", sa.ForeignKey("workspaces.id"), nullable=False),
-    sa.Column("created_at", sa.String, nullable=False),
-)
-_ADAPTERS = sa.Table(
-    "adapters",
-    _METADATA,
-    sa.Column("id", sa.String, primary_key=True),
-    sa.Column("workspace_id", sa.ForeignKey("workspaces.id"), nullable=False, index=True),
-    sa.Column("name", sa.String, nullable=False),
-    sa.Column("base_slug", sa.String, nullable=False),
-    sa.Column("rank", sa.Integer, nullable=False),
-    sa.Column("learning_rate", sa.Float, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("created_at", sa.String, nullable=False),
-    sa.Column("updated_at", sa.String, nullable=False),
-)
-_ANSWERS = sa.Table(
-    "answers",
-    _METADATA,
-    sa.Column("workspace_id", sa.ForeignKey("workspaces.id"), primary_key=True),
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("digest", sa.String, nullable=False),
-    sa.Column("adapter_id", sa.ForeignKey("adapters.id", ondelete="CASCADE"), nullable=False),
-    sa.Column("answer", sa.JSON, nullable=False),
-    sa.Column("created_at", sa.String, nullable=False),
-)
+_MOST_REMEMBERED = 4096
+"""Records of adapters in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterRecord:
-    """One adapter. ``version`` counts its fine-tunes; at 0 it has no weights on disk and equals its base."""
+    """One adapter. ``version`` counts its fine-tunes; at 0 it has no weights on disk and equals its base.
+
+    ``base_fingerprint`` stands for the base model's weights that it was made or tuned on, see
+    :mod:`.fingerprint`; ``None`` where an older server made it.
+    """
 
     id: str
     workspace_id: str
@@ -72,6 +41,7 @@ class AdapterRecord:
     version: int
     created_at: str
     updated_at: str
+    base_fingerprint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,61 +53,54 @@ class RepeatableCall:
     digest: str
 
 
-def hash_token(token: str) -> str:
-    """How a token is kept: its SHA-256, hexadecimal."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-class Store:
-    """The records in one SQLite file; safe to use from several threads of one process.
+class _Remembered:
+    """Records of adapters as they are on the disk, since every completion by one asks for its own.
 
-    :param path: the file, made if missing.
+    Adapters are changed by one process alone, which holds the data directory. A record that was read while
+    another was changed is not remembered: it may be the one that changed.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, AdapterRecord] = {}
+        self.changes = 0
+        self._lock = threading.Lock()
+
+    def put(self, record: AdapterRecord, *, read_after: int) -> None:
+        with self._lock:
+            if self.changes == read_after:
+                if len(self.records) >= _MOST_REMEMBERED:
+                    self.records.clear()
+                self.records[record.id] = record
+
+    def forget(self, id: str | None = None) -> None:
+        """One that was changed, or all."""
+        with self._lock:
+            self.changes += 1
+            if id is None:
+                self.records.clear()
+            else:
+                self.records.pop(id, None)
+
+
+class Store:
+    """The records in one SQLite file; safe to use from several threads.
+
+    :param path: the file, made if missing, its schema brought up to date if older.
+    :raises StartError: it was written by a newer version of this package.
     """
 
     def __init__(self, path: Path) -> None:
-        self._engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
-        sa.event.listen(self._engine, "connect", _prepare_connection)
-        self._writing = threading.Lock()
-        _METADATA.create_all(self._engine)
+        self._database = Database(path)
+        self.accounts = Accounts(self._database)
+        self._remembered = _Remembered()
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        """A transaction that no other writer interleaves with, so that what it reads stays true."""
-        with self._writing, self._engine.begin() as connection:
-            yield connection
-
-    # --- who may come in -----------------------------------------------------------------------------------
-
-    def sole_workspace(self) -> str | None:
-        """The id of the only workspace there is, ``None`` where there is none or more than one."""
-        with self._engine.connect() as connection:
-            ids = connection.scalars(sa.select(_WORKSPACES.c.id)).all()
-        return ids[0] if len(ids) == 1 else None
-
-    def grant(self, *, token: str, workspace_id: str) -> None:
-        """Make ``token`` the one that opens the workspace; an earlier one opens nothing any more."""
-        with self._write() as connection:
-            known = sa.select(_WORKSPACES.c.id).where(_WORKSPACES.c.id == workspace_id)
-            if connection.scalar(known) is None:
-                connection.execute(_WORKSPACES.insert().values(id=workspace_id, created_at=_now()))
-            connection.execute(_TOKENS.delete())
-            connection.execute(
-                _TOKENS.insert().values(hash=hash_token(token), workspace_id=workspace_id, created_at=_now())
-            )
-
-    def tokens(self) -> dict[str, str]:
-        """The workspace that each token opens, by the token's hash."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_TOKENS.c.hash, _TOKENS.c.workspace_id))
-            return {row.hash: row.workspace_id for row in rows}
+        self._database.close()
 
     # --- adapters ------------------------------------------------------------------------------------------
 
@@ -150,6 +113,7 @@ class Store:
         base_slug: str,
         rank: int,
         learning_rate: float,
+        base_fingerprint: str | None = None,
         call: RepeatableCall | None = None,
     ) -> str:
         """Record a new adapter.
@@ -157,12 +121,12 @@ class Store:
         :returns: its id, or that of the adapter which an earlier call with the same key made.
         :raises BadRequestError: the key came with another body before.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             answered = _find_answer(connection, call)
             if answered is not None:
                 return str(answered["id"])
             connection.execute(
-                _ADAPTERS.insert().values(
+                ADAPTERS.insert().values(
                     id=id,
                     workspace_id=workspace_id,
                     name=name,
@@ -170,6 +134,7 @@ class Store:
                     rank=rank,
                     learning_rate=learning_rate,
                     version=0,
+                    base_fingerprint=base_fingerprint,
                     created_at=(now := _now()),
                     updated_at=now,
                 )
@@ -179,28 +144,59 @@ class Store:
 
     def adapters(self, *, workspace_id: str) -> list[AdapterRecord]:
         """All adapters of a workspace, oldest first."""
-        query = sa.select(_ADAPTERS).where(_ADAPTERS.c.workspace_id == workspace_id)
-        with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_ADAPTERS.c.created_at, _ADAPTERS.c.id)).mappings()
+        query = sa.select(ADAPTERS).where(ADAPTERS.c.workspace_id == workspace_id)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(ADAPTERS.c.created_at, ADAPTERS.c.id)).mappings()
             return [AdapterRecord(**row) for row in rows]
 
     def adapter(self, id: str) -> AdapterRecord | None:
         """The adapter's record, of whichever workspace."""
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_ADAPTERS).where(_ADAPTERS.c.id == id)).mappings().first()
-        return AdapterRecord(**row) if row is not None else None
+        known = self._remembered.records.get(id)
+        if known is not None:
+            return known
+        changes = self._remembered.changes
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(ADAPTERS).where(ADAPTERS.c.id == id)).mappings().first()
+        if row is None:
+            return None
+        record = AdapterRecord(**row)
+        self._remembered.put(record, read_after=changes)
+        return record
 
     def versions(self) -> dict[str, int]:
         """The version that counts of every adapter, by id."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_ADAPTERS.c.id, _ADAPTERS.c.version))
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(ADAPTERS.c.id, ADAPTERS.c.version))
             return {row.id: row.version for row in rows}
 
     def delete_adapter(self, id: str, *, workspace_id: str) -> bool:
         """Forget an adapter and the answers about it; false where the workspace has no such adapter."""
-        theirs = (_ADAPTERS.c.id == id) & (_ADAPTERS.c.workspace_id == workspace_id)
-        with self._write() as connection:
-            return connection.execute(_ADAPTERS.delete().where(theirs)).rowcount > 0
+        theirs = (ADAPTERS.c.id == id) & (ADAPTERS.c.workspace_id == workspace_id)
+        with self._database.write() as connection:
+            found = connection.execute(ADAPTERS.delete().where(theirs)).rowcount > 0
+        self._remembered.forget(id)
+        return found
+
+    def adopt_bases(self, fingerprints: Mapping[str, str]) -> list[AdapterRecord]:
+        """Let every adapter that was never tuned, or whose base's weights are not on record, be one of the
+        weights served now.
+
+        :param fingerprints: of the base models' weights, by slug.
+        :returns: the adapters that were tuned on other weights than those now served under the same slug.
+        """
+        changed: list[AdapterRecord] = []
+        with self._database.write() as connection:
+            for slug, fingerprint in fingerprints.items():
+                based = ADAPTERS.c.base_slug == slug
+                free = sa.or_(ADAPTERS.c.version == 0, ADAPTERS.c.base_fingerprint.is_(None))
+                other = ADAPTERS.c.base_fingerprint.is_distinct_from(fingerprint)
+                connection.execute(
+                    ADAPTERS.update().where(based, free, other).values(base_fingerprint=fingerprint)
+                )
+                rows = connection.execute(sa.select(ADAPTERS).where(based, other)).mappings()
+                changed += [AdapterRecord(**row) for row in rows]
+        self._remembered.forget()
+        return changed
 
     # --- fine-tunes ----------------------------------------------------------------------------------------
 
@@ -209,7 +205,7 @@ class Store:
 
         :raises BadRequestError: the key came with another body before.
         """
-        with self._engine.connect() as connection:
+        with self._database.read() as connection:
             return _find_answer(connection, call)
 
     def advance(
@@ -220,28 +216,36 @@ class Store:
         :returns: false where the adapter is gone; nothing is recorded then.
         """
         moved = (
-            _ADAPTERS.update()
-            .where(_ADAPTERS.c.id == id, _ADAPTERS.c.version == version - 1)
+            ADAPTERS.update()
+            .where(ADAPTERS.c.id == id, ADAPTERS.c.version == version - 1)
             .values(version=version, updated_at=_now())
         )
-        with self._write() as connection:
+        with self._database.write() as connection:
             if connection.execute(moved).rowcount == 0:
                 return False
             _record_answer(connection, call, adapter_id=id, answer=answer)
+        self._remembered.forget(id)
         return True
 
+    def forget_answers(self, *, older_than: timedelta, keep: int) -> int:
+        """Forget what was answered to calls with keys: what is old, and all but the newest.
 
-def _prepare_connection(connection: Any, _record: Any) -> None:
-    """Wait for locks, keep references whole, and let a commit mean that it is on the disk."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}")
+        :param keep: the most that are kept, of all workspaces together.
+        :returns: how many are gone.
+        """
+        oldest = (datetime.now(UTC) - older_than).isoformat()
+        newest_first = sa.select(ANSWERS.c.created_at).order_by(ANSWERS.c.created_at.desc())
+        with self._database.write() as connection:
+            beyond = connection.scalar(newest_first.offset(keep).limit(1))
+            gone = ANSWERS.c.created_at <= max(oldest, beyond or "")
+            return connection.execute(ANSWERS.delete().where(gone)).rowcount
 
 
 def _find_answer(connection: sa.Connection, call: RepeatableCall | None) -> dict[str, Any] | None:
     if call is None:
         return None
-    query = sa.select(_ANSWERS.c.digest, _ANSWERS.c.answer).where(
-        _ANSWERS.c.workspace_id == call.workspace_id, _ANSWERS.c.key == call.key
+    query = sa.select(ANSWERS.c.digest, ANSWERS.c.answer).where(
+        ANSWERS.c.workspace_id == call.workspace_id, ANSWERS.c.key == call.key
     )
     row = connection.execute(query).first()
     if row is None:
@@ -256,7 +260,7 @@ def _record_answer(
 ) -> None:
     if call is not None:
         connection.execute(
-            _ANSWERS.insert().values(
+            ANSWERS.insert().values(
                 workspace_id=call.workspace_id,
                 key=call.key,
                 digest=call.digest,

@@ -20,6 +20,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from airflow_provider_gradient.api import FineTuneResult, NanLossError
 from airflow_provider_gradient.server.encoding import EncodedSample
@@ -154,7 +157,7 @@ def fine_tune(
     anchors, seen = _anchors(model, tokenizer, samples, state, config, plan)
     parameters = _adapter_parameters(model)
     optimizer = _optimizer(parameters, state, plan.learning_rate, policy)
-    with _trainable_and_restored_on_failure(parameters):
+    with _trainable_and_restored_on_failure(parameters), _checkpointed(model, policy):
         sum_loss, steps = _train(model, samples, anchors, optimizer, policy, plan, random.Random(seed))
     state.steps += steps
     state.moments = _moments(parameters, optimizer) or state.moments
@@ -194,7 +197,7 @@ def _train(
 
 def _diverged() -> NanLossError:
     return NanLossError(
-        "the loss is not a number; the adapter was left as it was. Lower its learning rate.",
+        "the loss is not a number: lower the learning rate",
         status=400,
         type="nanLoss",
     )
@@ -218,6 +221,27 @@ def _trainable_and_restored_on_failure(parameters: dict[str, torch.nn.Parameter]
         for parameter, _, trainable in before:
             parameter.grad = None
             parameter.requires_grad_(trainable)
+
+
+@contextmanager
+def _checkpointed(model: PeftModel, policy: TrainingPolicy) -> Iterator[None]:
+    """Layers compute their insides again in the backward pass, where the policy says so.
+
+    transformers does that for layers in training mode. Only the layers themselves are told so: what is inside
+    them stays in evaluation mode, since dropout stays off.
+    """
+    if not policy.gradient_checkpointing:
+        yield
+        return
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    try:
+        for layer in layers:
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.gradient_checkpointing = layer.training = True
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
 
 
 def _anchors(
@@ -268,17 +292,23 @@ def _accumulate(
     total = sum(sum(row) for row in weights)
     sum_loss, worst = 0.0, 0.0
     for rows in _chunks(range(len(samples)), policy.rows_per_pass):
-        chunk = [samples[i] for i in rows]
-        ids = _padded([sample.tokens for sample in chunk], 0, model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        nll = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(chunk), -1)
-        factors = _padded([weights[i] for i in rows], 0.0, model.device)
-        torch.autograd.backward((nll * factors).sum() / total)
-        chunk_loss, chunk_worst = _figures(nll.detach(), chunk)
-        sum_loss, worst = sum_loss + chunk_loss, max(worst, chunk_worst)
+        chunk = _pass(model, [samples[i] for i in rows], [weights[i] for i in rows], total)
+        sum_loss, worst = sum_loss + chunk.sum_loss, max(worst, chunk.worst)
     if anchors:
         _hold(model, anchors, policy.rows_per_pass, weight)
     return _Step(sum_loss, worst)
+
+
+def _pass(
+    model: PeftModel, samples: Sequence[EncodedSample], weights: Sequence[Sequence[float]], total: float
+) -> _Step:
+    """One pass forward and back."""
+    ids = _padded([sample.tokens for sample in samples], 0, model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    nll = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(samples), -1)
+    factors = _padded(weights, 0.0, model.device)
+    torch.autograd.backward((nll * factors).sum() / total)
+    return _Step(*_figures(nll.detach(), samples))
 
 
 def _hold(model: PeftModel, anchors: Sequence[Neighbour], rows_per_pass: int, weight: float) -> None:

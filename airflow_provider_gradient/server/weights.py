@@ -2,15 +2,19 @@
 
 A version is written aside, synced to the disk and then renamed, so a directory named ``v<N>`` is always
 whole. Which version counts is the record's word alone; everything else found here is a leftover of a kill and
-is swept at the next start.
+is swept at the next start, and now and then while the server runs.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+
+from airflow_provider_gradient.server.failures import disk_full, is_disk_full
 
 
 class AdapterWeights:
@@ -25,21 +29,40 @@ class AdapterWeights:
         return self._directory / adapter_id / f"v{version}"
 
     def write(self, adapter_id: str, *, version: int, save: Callable[[Path], None]) -> None:
-        """Have ``save`` fill a directory and make it the adapter's ``version``, whole or not at all."""
+        """Have ``save`` fill a directory and make it the adapter's ``version``, whole or not at all.
+
+        :raises ServerError: the disk is full.
+        """
         target = self.path(adapter_id, version=version)
         aside = target.with_name(f"{target.name}.partial")
-        for leftover in (aside, target):
-            shutil.rmtree(leftover, ignore_errors=True)
-        aside.mkdir(parents=True)
         try:
+            for leftover in (aside, target):
+                shutil.rmtree(leftover, ignore_errors=True)
+            aside.mkdir(parents=True)
             save(aside)
             _sync_tree(aside)
             aside.rename(target)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(aside, ignore_errors=True)
+            if is_disk_full(error):
+                raise disk_full() from error
             raise
         _sync(target.parent)
         _sync(self._directory)
+
+    def check_writable(self) -> None:
+        """Write a small file and remove it.
+
+        :raises OSError: the disk takes nothing more.
+        """
+        probe = self._directory / "probe.partial"
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
 
     def remove_version(self, adapter_id: str, *, version: int) -> None:
         """Remove one version; none there is no error."""
@@ -49,15 +72,30 @@ class AdapterWeights:
         """Remove all versions of an adapter; none there is no error."""
         shutil.rmtree(self._directory / adapter_id, ignore_errors=True)
 
-    def sweep(self, versions: Mapping[str, int]) -> None:
-        """Remove whatever isn't the version that counts of an adapter on record."""
+    def sweep(self, versions: Mapping[str, int], *, older_than: float = 0.0) -> int:
+        """Remove whatever isn't the version that counts of an adapter on record.
+
+        :param versions: the version that counts, by adapter.
+        :param older_than: leave what changed in the last so many seconds: while the server runs, it may be a
+            version that is about to be recorded.
+        :returns: how many directories are gone.
+        """
+        before = time.time() - older_than
+        removed = 0
         for adapter in self._directory.iterdir():
-            if adapter.name not in versions:
-                shutil.rmtree(adapter, ignore_errors=True)
-                continue
-            for version in adapter.iterdir():
-                if version.name != f"v{versions[adapter.name]}":
-                    shutil.rmtree(version, ignore_errors=True)
+            with suppress(FileNotFoundError):  # the engine may remove it at this moment
+                for leftover in _leftovers(adapter, versions.get(adapter.name)):
+                    if leftover.stat().st_mtime <= before:
+                        shutil.rmtree(leftover, ignore_errors=True)
+                        removed += 1
+        return removed
+
+
+def _leftovers(adapter: Path, version: int | None) -> list[Path]:
+    """All versions but the one that counts; the whole directory of an adapter that isn't on record."""
+    if version is None:
+        return [adapter]
+    return [path for path in adapter.iterdir() if path.name != f"v{version}"]
 
 
 def _sync_tree(directory: Path) -> None:

@@ -117,6 +117,23 @@ def test_many_samples_in_small_passes_make_the_same_step_as_at_once(new_adapter:
     assert second[0] == pytest.approx(second[1], rel=1e-2)
 
 
+def test_gradient_checkpointing_reads_twice_and_learns_the_same(new_adapter: Callable[..., Any]) -> None:
+    samples = [_sample(f"What colour is the {name} lamp?", " teal") for name in ("Ab", "Bec", "Cador")]
+    weights, reads = [], []
+    for checkpointing in (False, True):
+        adapter = new_adapter(neighbours=None, max_passes=1, gradient_checkpointing=checkpointing)
+        layer = adapter.model.get_base_model().model.layers[0].mlp
+        count: list[int] = []
+        layer.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        for _ in range(3):
+            adapter.tune(*samples)
+        weights.append(adapter.weights())
+        reads.append(len(count))
+        assert not any(module.training for module in adapter.model.modules())
+    assert reads == [3, 6]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
+
+
 # --- nothing half done -------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,17 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 CONTEXT = 128
@@ -47,6 +55,50 @@ def save_model(directory: Path, model: Any) -> Path:
     make_tokenizer().save_pretrained(directory)
     model.save_pretrained(directory)
     return directory
+
+
+_SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+_KIN: dict[str, Callable[[], Any]] = {
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SMALL)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SMALL, head_dim=16, tie_word_embeddings=True)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_SMALL, sliding_window=6)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**_SMALL, logits_scaling=3)),
+}
+"""Models with Llama's modules. The last one does more with them than Llama."""
+
+
+@pytest.fixture(scope="session")
+def model_directory(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str], Path]:
+    """Directories of small random models by name: ``llama``, ``gpt2`` and those of :data:`_KIN`."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in _KIN:
+            return request.getfixturevalue(f"{name}_directory")  # type: ignore[no-any-return]
+        if name not in made:
+            torch.manual_seed(4)
+            model = _KIN[name]()
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name.endswith("bias") or "norm" in parameter_name:
+                    torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+            made[name] = save_model(tmp_path_factory.mktemp("models") / name, model)
+        return made[name]
+
+    return make
 
 
 @pytest.fixture(scope="session")

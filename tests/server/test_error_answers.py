@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 if TYPE_CHECKING:
@@ -182,6 +181,7 @@ def test_a_sample_longer_than_the_context_or_with_nothing_to_learn_is_named(call
         response = caller.http.post(f"/models/{adapter}/fine-tune", json=body)
         assert (response.status_code, response.json()["type"]) == (400, "unprocessableContent")
         assert "samples[1]" in response.json()["message"]
+        assert "reads at most 128" in response.json()["message"] or bad is nothing
     assert caller.complete(adapter, "q")["modelVersion"] == 0
 
 
@@ -194,6 +194,7 @@ def test_a_fine_tune_that_diverges_is_refused_and_the_adapter_stays_as_it_was(ca
     sample = {"inputs": "the green hen", "fineTuningParameters": {"multiplier": 1e300}}
     response = caller.http.post(f"/models/{adapter}/fine-tune", json={"samples": [sample] * 2})
     assert (response.status_code, response.json()["type"]) == (400, "nanLoss")
+    assert "rolled back to version 1" in response.json()["message"]
     assert caller.complete(adapter, "the red") == before
 
 
@@ -207,9 +208,3 @@ def test_a_route_that_is_not_there_is_said_in_json(
     response = caller.http.request(method, path)
     assert response.status_code == status
     assert set(response.json()) == {"message"}
-
-
-def test_there_are_no_documentation_pages(random_server: Any) -> None:
-    root = random_server.url.removesuffix("/api")
-    for path in ("/docs", "/redoc", "/openapi.json", "/api/docs"):
-        assert httpx.get(root + path).status_code == 404

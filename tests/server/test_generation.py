@@ -1,61 +1,226 @@
-"""Continuations against transformers' own, alone and in batches."""
+"""Both roads against transformers' own ``generate`` with PEFT: alone, and in mixed batches that change."""
 
 from __future__ import annotations
 
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
-from airflow_provider_gradient.server.generation import Continuation, Prompt, continue_prompts
-from airflow_provider_gradient.server.sampling import BatchSampler, Sampling
+from airflow_provider_gradient.server.adapters import twin_of
+from airflow_provider_gradient.server.continuous import ContinuousRoad
+from airflow_provider_gradient.server.devices import Placement
+from airflow_provider_gradient.server.generation import Continuation, Prompt, Road, Row
+from airflow_provider_gradient.server.llama_form import LlamaForm
+from airflow_provider_gradient.server.lora_stack import AdapterKey, Lora, LoraStack
+from airflow_provider_gradient.server.micro_batches import MicroBatchRoad
+from airflow_provider_gradient.server.roads import road_of
+from airflow_provider_gradient.server.sampling import Draws, Sampling, next_tokens
 from airflow_provider_gradient.server.served_model import ServedModel
+from airflow_provider_gradient.server.slots import NewText, Slots
+from airflow_provider_gradient.server.training import new_lora_config
+from airflow_provider_gradient.server.weights import AdapterWeights
 
 TEXTS = ["the red hen", "no", "said the green hen to the bread and the red", "hen hen", "bread: ", "éß→ the"]
-NEVER = frozenset[int]()
+LONGEST = 30
+CONTINUOUS = ("llama", "qwen2", "qwen3", "mistral")
+RANKS = (2, 8, 5)
 
 
-@pytest.fixture(scope="session", params=["llama", "gpt2"])
-def served(request: pytest.FixtureRequest) -> ServedModel:
-    directory: Path = request.getfixturevalue(f"{request.param}_directory")
-    return ServedModel.load(request.param, directory)
+@dataclass
+class Subject:
+    """A model with three adapters of different ranks on the disk, and the road it takes."""
+
+    served: ServedModel
+    weights: AdapterWeights
+    reference: PeftModel
+    generated: dict[tuple[tuple[int, ...], AdapterKey | None], list[int]] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[AdapterKey | None]:
+        """The bare base model, then the adapters."""
+        return [None, *(AdapterKey(f"adapter{number}", 1) for number in range(len(RANKS)))]
+
+    def road(self, *, slots: int = 8) -> Road:
+        plan = Placement.of("cpu", "float32").plan(
+            self.served.model.config, context_length=128, slots=slots, source="it"
+        )
+        return road_of(replace(self.served, stop_tokens=frozenset()), plan, self.weights)
+
+    def prompt(self, text: str, tokens: int = 20, **fields: Any) -> Prompt:
+        ids = list(self.served.tokenizer(text).input_ids)
+        return Prompt(tokens=ids, max_new_tokens=tokens, **fields)
+
+    def expected(self, prompt: Prompt, key: AdapterKey | None) -> list[int]:
+        """What transformers generates by itself, greedily."""
+        known = self.generated.setdefault((tuple(prompt.tokens), key), [])
+        if not known:
+            known.extend(self._generate(prompt.tokens, key))
+        return known[: prompt.max_new_tokens]
+
+    @torch.no_grad()
+    def _generate(self, tokens: list[int], key: AdapterKey | None) -> list[int]:
+        ids = torch.tensor([tokens])
+        options = {"do_sample": False, "max_new_tokens": LONGEST, "eos_token_id": None}
+        if key is None:
+            with self.reference.disable_adapter():
+                found = self.reference.generate(input_ids=ids, **options)
+        else:
+            self.reference.set_adapter(key.id)
+            found = self.reference.generate(input_ids=ids, **options)
+        return found[0, len(tokens) :].tolist()
 
 
-def run(
-    model: Any, prompts: list[Prompt], *, stop: frozenset[int] = NEVER, seed: int = 0
-) -> list[Continuation]:
-    found: dict[int, Continuation] = {}
-    chance = torch.Generator().manual_seed(seed)
-    continue_prompts(model, prompts, stop_tokens=stop, generator=chance, deliver=found.__setitem__)
-    return [found[index] for index in range(len(prompts))]
+@pytest.fixture(scope="module")
+def subject_of(
+    model_directory: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Subject]:
+    @cache
+    def make(name: str) -> Subject:
+        served = ServedModel.load(name, model_directory(name))
+        weights = AdapterWeights(tmp_path_factory.mktemp(name))
+        reference: Any = None
+        for number, rank in enumerate(RANKS):
+            torch.manual_seed(number)
+            config = new_lora_config(rank, served.config.training)
+            if reference is None:
+                reference = PeftModel(twin_of(served.model), config, adapter_name="adapter0")
+            else:
+                reference.add_adapter(f"adapter{number}", config)
+        for parameter_name, parameter in reference.named_parameters():
+            if "lora_B" in parameter_name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        reference.eval()
+        for number in range(len(RANKS)):
+            save = tmp_path_factory.mktemp("saved")
+            reference.save_pretrained(save, selected_adapters=[f"adapter{number}"])
+            found = save / f"adapter{number}"
+            target = weights.path(f"adapter{number}", version=1)
+            target.parent.mkdir()
+            found.rename(target)
+        return Subject(served, weights, reference)
+
+    return make
 
 
-def prompts_of(served: ServedModel, *, tokens: int = 20) -> list[Prompt]:
-    return [Prompt(tokens=list(served.tokenizer(text).input_ids), max_new_tokens=tokens) for text in TEXTS]
+@pytest.fixture(scope="module", params=[*CONTINUOUS, "gpt2", "granite"])
+def subject(request: pytest.FixtureRequest, subject_of: Callable[[str], Subject]) -> Subject:
+    return subject_of(request.param)
 
 
-def test_greedy_alone_is_transformers_generate_token_for_token(served: ServedModel) -> None:
-    for prompt in prompts_of(served, tokens=40):
-        ids = torch.tensor([prompt.tokens])
-        expected = served.model.generate(ids, do_sample=False, max_new_tokens=40, eos_token_id=None)
-        assert run(served.model, [prompt])[0].tokens == expected[0, len(prompt.tokens) :].tolist()
+class Asked:
+    """Rows put through a road; ``found`` has their ends by number."""
+
+    def __init__(self, road: Road) -> None:
+        self.road = road
+        self.found: dict[int, Continuation] = {}
+        self.errors: dict[int, Exception] = {}
+        self._count = 0
+
+    def admit(self, prompt: Prompt, key: AdapterKey | None = None) -> None:
+        number = self._count
+        self._count += 1
+        self.road.admit(
+            Row(
+                prompt,
+                key,
+                finished=lambda continuation: self.found.__setitem__(number, continuation),
+                failed=lambda error: self.errors.__setitem__(number, error),
+            )
+        )
+
+    def finish(self) -> list[Continuation]:
+        while self.road.rows:
+            self.road.step()
+        assert not self.errors
+        return [self.found[number] for number in range(self._count)]
 
 
-def test_a_row_of_a_batch_gets_what_it_would_get_alone(served: ServedModel) -> None:
-    prompts = [
-        Prompt(tokens=prompt.tokens, max_new_tokens=5 + 7 * index)
-        for index, prompt in enumerate(prompts_of(served))
+def run(road: Road, prompts: Sequence[Prompt], keys: Sequence[AdapterKey | None] = ()) -> list[Continuation]:
+    asked = Asked(road)
+    for number, prompt in enumerate(prompts):
+        asked.admit(prompt, keys[number] if keys else None)
+    return asked.finish()
+
+
+def test_the_road_goes_by_what_a_model_computes_and_not_by_its_name(
+    subject_of: Callable[[str], Subject],
+) -> None:
+    for name in CONTINUOUS:
+        assert isinstance(subject_of(name).road(), ContinuousRoad), name
+    assert LlamaForm.of(subject_of("granite").served.model) is not None, "it has all the modules"
+    for name in ("gpt2", "granite"):
+        assert isinstance(subject_of(name).road(), MicroBatchRoad), name
+
+
+def test_greedy_alone_is_transformers_generate_token_for_token(subject: Subject) -> None:
+    road = subject.road()
+    for key in subject.keys[:3]:
+        for text in TEXTS[::2]:
+            prompt = subject.prompt(text, LONGEST)
+            assert run(road, [prompt], [key])[0].tokens == subject.expected(prompt, key)
+
+
+def test_greedy_in_mixed_batches_whose_rows_come_and_go_is_transformers_generate(subject: Subject) -> None:
+    chance = random.Random(1)
+    asked = Asked(subject.road())
+    rows = [
+        (subject.prompt(chance.choice(TEXTS), chance.randint(1, LONGEST)), chance.choice(subject.keys))
+        for _ in range(30)
     ]
-    assert run(served.model, prompts) == [run(served.model, [prompt])[0] for prompt in prompts]
+    for prompt, key in rows:
+        while asked.road.rows == asked.road.slots:
+            asked.road.step()
+        asked.admit(prompt, key)
+        for _ in range(chance.randint(0, 3)):
+            asked.road.step()
+    for continuation, (prompt, key) in zip(asked.finish(), rows, strict=True):
+        assert continuation.tokens == subject.expected(prompt, key)
+        assert continuation.finish_reason == "length"
 
 
-def test_a_row_ends_at_its_stop_token_or_its_own_limit(served: ServedModel) -> None:
-    prompts = prompts_of(served)
-    free = run(served.model, prompts)
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_log_probabilities_are_those_of_transformers_with_peft(
+    name: str, subject_of: Callable[[str], Subject]
+) -> None:
+    subject = subject_of(name)
+    form = LlamaForm.of(subject.served.model)
+    assert form is not None
+    stack = LoraStack(
+        form.targets, most=8, read=lambda key: Lora.load(subject.weights.path(key.id, version=key.version))
+    )
+    texts = [[*subject.prompt(text).tokens, *range(9, 21)] for text in TEXTS]
+    keys = [subject.keys[number % 4] for number in range(len(texts))]
+    slots = Slots(form, slots=8, longest=128)
+    added = stack.added([None if key is None else stack.place(key, used=()) for key in keys])
+    steps = [torch.cat(slots.prefill([NewText(tokens=text[:-9]) for text in texts], added=added))]
+    steps += [slots.step([text[-9 + number] for text in texts], added=added) for number in range(9)]
+    for row, (text, key) in enumerate(zip(texts, keys, strict=True)):
+        with torch.no_grad():
+            if key is None:
+                with subject.reference.disable_adapter():
+                    expected = subject.reference(input_ids=torch.tensor([text])).logits[0, -10:]
+            else:
+                subject.reference.set_adapter(key.id)
+                expected = subject.reference(input_ids=torch.tensor([text])).logits[0, -10:]
+        found = torch.stack([step[row] for step in steps])
+        torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=0)
+
+
+def test_a_row_ends_at_its_stop_token_or_its_own_limit(subject: Subject) -> None:
+    prompts = [subject.prompt(text) for text in TEXTS]
+    free = run(subject.road(), prompts)
     stop = free[0].tokens[4]
-    bounded = run(served.model, prompts, stop=frozenset([stop]))
-    for continuation, unbounded in zip(bounded, free, strict=True):
+    road: Any = subject.road()
+    road._stop_tokens = frozenset([stop])
+    for continuation, unbounded in zip(run(road, prompts), free, strict=True):
         expected = unbounded.tokens
         if stop in expected:
             assert continuation.finish_reason == "stop"
@@ -65,14 +230,30 @@ def test_a_row_ends_at_its_stop_token_or_its_own_limit(served: ServedModel) -> N
             assert continuation.tokens == expected
 
 
-def test_rows_that_draw_leave_greedy_rows_alone(served: ServedModel) -> None:
-    greedy = prompts_of(served)
-    mixed = [
-        Prompt(tokens=row.tokens, max_new_tokens=20, sampling=Sampling(temperature=2.0 * (index % 2)))
-        for index, row in enumerate(greedy)
+def test_a_seeded_row_draws_the_same_alone_and_in_any_batch(subject: Subject) -> None:
+    samplings = [
+        Sampling(temperature=1.5, seed=1),
+        Sampling(temperature=2.0, top_k=20, seed=2),
+        Sampling(temperature=1.2, top_p=0.9, seed=3),
+        Sampling(temperature=3.0, top_k=50, top_p=0.8, seed=4),
     ]
-    expected = run(served.model, greedy)
-    found = run(served.model, mixed)
+    keys = subject.keys
+    prompts = [subject.prompt(TEXTS[number], sampling=sampling) for number, sampling in enumerate(samplings)]
+    alone = [run(subject.road(), [prompt], [key])[0] for prompt, key in zip(prompts, keys, strict=True)]
+    mates = [subject.prompt(TEXTS[2], 3, sampling=Sampling(temperature=1.0)), subject.prompt(TEXTS[1], 29)]
+    mixed = run(subject.road(), [mates[0], *prompts, mates[1]], [keys[1], *keys, keys[2]])
+    assert mixed[1:-1] == alone
+    other = run(subject.road(), [replace(prompts[0], sampling=Sampling(temperature=1.5, seed=9))])
+    assert other[0] != alone[0]
+
+
+def test_rows_that_draw_leave_greedy_rows_alone(subject: Subject) -> None:
+    greedy = [subject.prompt(text) for text in TEXTS]
+    mixed = [
+        replace(row, sampling=Sampling(temperature=2.0 * (number % 2))) for number, row in enumerate(greedy)
+    ]
+    expected = run(subject.road(), greedy)
+    found = run(subject.road(), mixed)
     assert found[::2] == expected[::2]
     assert found[1::2] != expected[1::2]
 
@@ -81,34 +262,88 @@ def test_rows_that_draw_leave_greedy_rows_alone(served: ServedModel) -> None:
     "sampling",
     [Sampling(temperature=5, top_k=1), Sampling(temperature=5, top_p=1e-9), Sampling(temperature=1e-30)],
 )
-def test_a_draw_from_one_token_is_greedy(served: ServedModel, sampling: Sampling) -> None:
-    greedy = prompts_of(served)
-    one = [Prompt(tokens=row.tokens, max_new_tokens=20, sampling=sampling) for row in greedy]
-    assert run(served.model, one) == run(served.model, greedy)
+def test_a_draw_from_one_token_is_greedy(sampling: Sampling, subject: Subject) -> None:
+    greedy = [subject.prompt(text) for text in TEXTS]
+    one = [replace(row, sampling=sampling) for row in greedy]
+    assert run(subject.road(), one) == run(subject.road(), greedy)
 
 
-def test_a_row_whose_output_is_no_number_says_so_and_its_mates_go_on(served: ServedModel) -> None:
-    class Broken:
-        device = served.model.device
+def test_an_adapter_that_diverged_is_an_error_of_its_own_rows_alone(subject: Subject) -> None:
+    healthy = subject.weights.path("adapter0", version=1)
+    broken = AdapterKey("broken", 1)
+    target = subject.weights.path("broken", version=1)
+    if not target.exists():
+        from safetensors.torch import load_file, save_file
 
-        def forward(self, input_ids: Any, position_ids: Any = None, **fields: Any) -> Any: ...
+        target.mkdir(parents=True)
+        (target / "adapter_config.json").write_bytes((healthy / "adapter_config.json").read_bytes())
+        tensors = load_file(healthy / "adapter_model.safetensors")
+        save_file(
+            {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()},
+            target / "adapter_model.safetensors",
+        )
+    prompts = [subject.prompt(text) for text in TEXTS]
+    keys: list[AdapterKey | None] = [None, broken, subject.keys[1], None, broken, subject.keys[2]]
+    road = subject.road()
+    for _ in range(2):  # the second time in rows of the cache that held what is no number
+        for number, continuation in enumerate(run(road, prompts, keys)):
+            if keys[number] is broken:
+                assert continuation == Continuation(finish_reason="diverged")
+            else:
+                assert continuation.tokens == subject.expected(prompts[number], keys[number])
 
-        def __call__(self, **fields: Any) -> Any:
-            output = served.model(**fields)
-            if len(output.logits) == len(TEXTS):
-                output.logits[1] = torch.nan
-            return output
 
-    expected = run(served.model, prompts_of(served))
-    found = run(Broken(), prompts_of(served))
-    assert found[1] == Continuation(finish_reason="diverged")
-    assert found[:1] + found[2:] == expected[:1] + expected[2:]
+def test_more_adapters_than_stay_in_memory_take_turns(subject_of: Callable[[str], Subject]) -> None:
+    subject = subject_of("llama")
+    form = LlamaForm.of(subject.served.model)
+    assert form is not None
+    reads: list[AdapterKey] = []
+
+    def read(key: AdapterKey) -> Lora:
+        reads.append(key)
+        return Lora.load(subject.weights.path(key.id, version=key.version))
+
+    stack = LoraStack(form.targets, most=2, read=read)
+    cache_of_slots = Slots(form, slots=2, longest=128)
+    road = ContinuousRoad(cache_of_slots, stack, slots=2, stop_tokens=frozenset())
+    for _ in range(2):
+        for key in subject.keys:
+            prompt = subject.prompt(TEXTS[0])
+            assert run(road, [prompt], [key])[0].tokens == subject.expected(prompt, key)
+            assert road.resident_adapters <= 2
+    assert len(reads) == 6, "the one not used for longest goes"
+
+
+def test_a_row_finishes_on_the_version_it_began_with(
+    subject_of: Callable[[str], Subject], tmp_path: Path
+) -> None:
+    subject = subject_of("llama")
+    weights = AdapterWeights(tmp_path)
+    first, second = AdapterKey("tuned", 1), AdapterKey("tuned", 2)
+    for key, source in ((first, "adapter0"), (second, "adapter1")):
+        weights.write(
+            key.id,
+            version=key.version,
+            save=lambda path, source=source: shutil.copytree(
+                subject.weights.path(source, version=1), path, dirs_exist_ok=True
+            ),
+        )
+    asked = Asked(replace(subject, weights=weights).road())
+    prompt = subject.prompt(TEXTS[0])
+    asked.admit(prompt, first)
+    for _ in range(5):
+        asked.road.step()
+    weights.remove_version("tuned", version=1)
+    asked.admit(prompt, second)
+    found = [continuation.tokens for continuation in asked.finish()]
+    assert found == [subject.expected(prompt, subject.keys[1]), subject.expected(prompt, subject.keys[2])]
+    assert found[0] != found[1]
 
 
 def frequencies(sampling: Sampling, probabilities: list[float], *, draws: int = 4000) -> list[float]:
     """How often each token is drawn."""
-    sampler = BatchSampler([sampling] * draws, generator=torch.Generator().manual_seed(3))
-    tokens = sampler.next_tokens(torch.tensor(probabilities).log().expand(draws, -1))
+    rows = [Draws(replace(sampling, seed=seed)) for seed in range(draws)]
+    tokens = torch.tensor(next_tokens(torch.tensor(probabilities).log().expand(draws, -1), rows))
     return (tokens.bincount(minlength=len(probabilities)) / draws).tolist()
 
 
@@ -124,3 +359,9 @@ def test_top_p_is_taken_over_what_top_k_left() -> None:
     assert alone == pytest.approx([4 / 7, 3 / 7, 0, 0], abs=0.03)
     after_top_k = frequencies(Sampling(temperature=1, top_k=2, top_p=0.55), probabilities)
     assert after_top_k == [1, 0, 0, 0], "0.4 is more than 0.55 of the 0.7 that top_k left"
+
+
+def test_the_temperature_comes_before_top_k_and_top_p() -> None:
+    probabilities = [0.4, 0.3, 0.2, 0.1]
+    flat = frequencies(Sampling(temperature=1e6, top_p=0.55), probabilities)
+    assert flat == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=0.03), "of equals, .55 takes three"

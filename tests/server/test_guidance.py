@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,28 @@ import pytest
 import torch
 
 from airflow_provider_gradient.api import ChoiceGuidance, CompleteRequest, UnprocessableContentError
-from airflow_provider_gradient.server.generation import Prompt
-from airflow_provider_gradient.server.guidance import log_probabilities
+from airflow_provider_gradient.server.guidance import Choices, Spellings, read_choices
+from airflow_provider_gradient.server.llama_form import LlamaForm
 from airflow_provider_gradient.server.served_model import ServedModel
+from airflow_provider_gradient.server.slots import NewText, Slots
 
 PROMPT = [0, 40, 50, 60]
 CONTEXT = 128
 
 
-@pytest.fixture(scope="session", params=["llama", "gpt2"])
-def served(request: pytest.FixtureRequest) -> ServedModel:
-    directory: Path = request.getfixturevalue(f"{request.param}_directory")
-    return ServedModel.load(request.param, directory)
+@pytest.fixture(scope="module", params=["llama", "mistral", "gpt2"])
+def served(request: pytest.FixtureRequest, model_directory: Callable[[str], Path]) -> ServedModel:
+    return ServedModel.load(request.param, model_directory(request.param))
+
+
+def log_probabilities(model: Any, prompt: list[int], values: Sequence[Spellings]) -> list[float]:
+    """As the road of this model computes them; beside a longer text in the same batch."""
+    choices = Choices(values)
+    form = LlamaForm.of(model)
+    if form is None:
+        return choices.log_probabilities(read_choices(model, prompt, choices))
+    texts = [NewText(tokens=prompt, branches=choices.branches), NewText(tokens=[*range(2, 22)])]
+    return choices.log_probabilities(Slots(form, slots=2, longest=CONTEXT).prefill(texts)[0])
 
 
 def spelled_out(model: Any, tokens: list[int]) -> float:
@@ -111,21 +121,27 @@ def test_the_beginning_of_a_longer_value_does_not_win_by_being_its_beginning() -
 
 
 def test_a_value_counts_with_and_without_a_blank_before_it(served: ServedModel) -> None:
-    prompt = served.prompt(CompleteRequest(query="the red hen said", auto_template=False))
     values = ["red", "green", "no"]
-    likelihood = {
-        value: sum(
-            math.exp(spelled_out(served.model, served.tokenizer.encode(text, add_special_tokens=False)))
-            for text in (value, f" {value}")
-        )
-        for value in values
-    }
-    chosen, length = served.choose(replace(prompt, tokens=PROMPT), ChoiceGuidance(value=values))
-    assert chosen == max(values, key=likelihood.__getitem__)
-    assert length >= 1
+    request = CompleteRequest(
+        query="the red hen said", auto_template=False, guidance=ChoiceGuidance(value=values)
+    )
+    choices = served.prompt(request).choices
+    assert choices is not None
+    for value, tokens in zip(values, choices.lengths, strict=True):
+        assert tokens == len(served.tokenizer.encode(value, add_special_tokens=False))
+    found = choices.log_probabilities(read_choices(served.model, PROMPT, choices))
+    for value, told in zip(values, found, strict=True):
+        spellings = [served.tokenizer.encode(text, add_special_tokens=False) for text in (value, f" {value}")]
+        expected = sum(math.exp(spelled_out(served.model, tokens)) for tokens in spellings)
+        assert told == pytest.approx(math.log(expected), abs=1e-4)
 
 
 def test_a_value_that_does_not_fit_in_the_context_is_refused_by_its_name(served: ServedModel) -> None:
-    prompt = Prompt(tokens=[0] * (CONTEXT - 2), max_new_tokens=1)
-    with pytest.raises(UnprocessableContentError, match=r"'zebra crossing' doesn't fit: 2 tokens are left"):
-        served.choose(prompt, ChoiceGuidance(value=["zebra crossing", "no"]))
+    query = "hen" * CONTEXT
+    tokens = served.tokenizer(query).input_ids[: CONTEXT - 2]
+    query = served.tokenizer.decode(tokens[1:])
+    request = CompleteRequest(
+        query=query, auto_template=False, guidance=ChoiceGuidance(value=["zebra crossing", "no"])
+    )
+    with pytest.raises(UnprocessableContentError, match=r"'zebra crossing' doesn't fit: \d tokens are left"):
+        served.prompt(request)

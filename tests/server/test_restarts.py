@@ -154,7 +154,7 @@ def test_a_signal_stops_it_in_good_order_even_while_it_trains(
     start_server: Callable[..., Any], make_caller: Any, random_models: tuple[str, ...], tmp_path: Path
 ) -> None:
     data_dir = tmp_path / "stopped"
-    server = start_server(random_models[0], data_dir=data_dir)
+    server = start_server(random_models[0], "--grace-seconds", "1", data_dir=data_dir)
     caller = make_caller(server)
     adapter = caller.create()
     samples = [{"inputs": "the red hen said no to the bread " * 12}] * 30_000

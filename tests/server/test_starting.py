@@ -8,7 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from airflow_provider_gradient.server.__main__ import app
-from airflow_provider_gradient.server.credentials import resolve_credentials
+from airflow_provider_gradient.server.accounts import Accounts, hash_token
+from airflow_provider_gradient.server.credentials import ready_lines, resolve_credentials
 from airflow_provider_gradient.server.served_model import ServedModel
 from airflow_provider_gradient.server.settings import ServerSettings, StartError
-from airflow_provider_gradient.server.store import Store, hash_token
+from airflow_provider_gradient.server.store import Store
 
 if TYPE_CHECKING:
     from tests.server.conftest import Caller
@@ -45,6 +46,14 @@ def refused(*options: str, **environment: str) -> str:
     assert "Traceback" not in process.stderr
     assert process.stdout == ""
     return " ".join(process.stderr.split())
+
+
+@pytest.fixture
+def accounts(tmp_path: Path) -> Iterator[Accounts]:
+    """Those of a new data directory."""
+    store = Store(tmp_path / "gradient.db")
+    yield store.accounts
+    store.close()
 
 
 def test_the_first_start_makes_credentials_that_only_their_owner_can_read(gradient_server: Any) -> None:
@@ -77,32 +86,70 @@ def test_credentials_may_be_given_and_are_written_nowhere(
         assert not path.is_file() or b"a-given-token" not in path.read_bytes()
 
 
-def test_a_new_token_replaces_the_one_before(tmp_path: Path) -> None:
-    store = Store(tmp_path / "gradient.db")
-    store.grant(token="first", workspace_id="w")
-    store.grant(token="second", workspace_id="w")
-    assert store.tokens() == {hash_token("second"): "w"}
-    assert store.sole_workspace() == "w"
-    store.close()
+def test_a_new_token_of_the_start_replaces_the_one_before(accounts: Accounts) -> None:
+    accounts.grant(token="first", workspace_id="w")
+    accounts.grant(token="second", workspace_id="w")
+    assert accounts.opening() == {hash_token("second"): "w"}
+    assert accounts.start_workspace() == "w"
 
 
-def test_a_lost_credentials_file_means_a_new_token_for_the_same_workspace(tmp_path: Path) -> None:
+def test_a_lost_credentials_file_means_a_new_token_for_the_same_workspace(
+    accounts: Accounts, tmp_path: Path
+) -> None:
     settings = ServerSettings(data_dir=tmp_path)
-    first = resolve_credentials(settings, url="http://127.0.0.1:1/api", workspace_id=None)
-    again = resolve_credentials(settings, url="http://127.0.0.1:2/api", workspace_id=first.workspace_id)
+    first = resolve_credentials(settings, accounts, url="http://127.0.0.1:1/api")
+    again = resolve_credentials(settings, accounts, url="http://127.0.0.1:2/api")
     assert again == first
     assert "127.0.0.1:2" in (tmp_path / "credentials.env").read_text()
     (tmp_path / "credentials.env").unlink()
-    anew = resolve_credentials(settings, url="http://127.0.0.1:3/api", workspace_id=first.workspace_id)
+    anew = resolve_credentials(settings, accounts, url="http://127.0.0.1:3/api")
     assert anew.workspace_id == first.workspace_id
     assert anew.access_token != first.access_token
+    assert first.access_token is not None
     assert first.access_token not in repr(first)
+    assert hash_token(first.access_token) not in accounts.opening()
 
 
-def test_a_credentials_file_that_is_none_is_said_to_be(tmp_path: Path) -> None:
+def test_a_start_with_tokens_made_by_command_alone_withdraws_the_starts_own(
+    accounts: Accounts, tmp_path: Path
+) -> None:
+    settings = ServerSettings(data_dir=tmp_path)
+    own = resolve_credentials(settings, accounts, url="http://127.0.0.1:1/api")
+    assert own.workspace_id is not None
+    token = accounts.create_token(workspace_id=own.workspace_id)
+    assert len(accounts.opening()) == 2
+    (tmp_path / "credentials.env").unlink()
+    found = resolve_credentials(settings, accounts, url="http://127.0.0.1:2/api")
+    assert (found.access_token, found.workspace_id) == (None, own.workspace_id)
+    assert list(accounts.opening()) == [hash_token(token)]
+    assert "gradient token create" in ready_lines("http://127.0.0.1:2/api", found)
+
+
+def test_the_lines_printed_give_a_shell_what_a_client_needs_and_hold_no_secret(
+    accounts: Accounts, tmp_path: Path
+) -> None:
+    settings = ServerSettings(data_dir=tmp_path / "it's a folder")
+    settings.data_dir.mkdir()
+    made = resolve_credentials(settings, accounts, url="http://127.0.0.1:1/api")
+    assert made.access_token is not None
+    ready, *lines = ready_lines("http://127.0.0.1:1/api", made).splitlines()
+    assert len(lines) == 3
+    assert made.access_token not in ready + "".join(lines)
+    shell = subprocess.run(
+        ["sh", "-c", "\n".join([*lines, "env"])], capture_output=True, text=True, check=True
+    ).stdout
+    values = dict(line.split("=", 1) for line in shell.splitlines() if line.startswith("GRADIENT_"))
+    assert values == {
+        "GRADIENT_API_URL": "http://127.0.0.1:1/api",
+        "GRADIENT_ACCESS_TOKEN": made.access_token,
+        "GRADIENT_WORKSPACE_ID": made.workspace_id,
+    }
+
+
+def test_a_credentials_file_that_is_none_is_said_to_be(accounts: Accounts, tmp_path: Path) -> None:
     (tmp_path / "credentials.env").write_text("export GRADIENT_API_URL=http://elsewhere\n")
     with pytest.raises(StartError, match=r"credentials\.env lacks GRADIENT_ACCESS_TOKEN"):
-        resolve_credentials(ServerSettings(data_dir=tmp_path), url="u", workspace_id=None)
+        resolve_credentials(ServerSettings(data_dir=tmp_path), accounts, url="u")
 
 
 def test_a_port_that_is_taken_is_said_with_the_remedy(tmp_path: Path) -> None:
@@ -114,7 +161,8 @@ def test_a_port_that_is_taken_is_said_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_an_address_that_is_not_here_is_said(tmp_path: Path) -> None:
-    message = refused("--host", "192.0.2.1", "--port", "0", "--data-dir", str(tmp_path))
+    given = {"GRADIENT_ACCESS_TOKEN": "t", "GRADIENT_WORKSPACE_ID": "w"}
+    message = refused("--host", "192.0.2.1", "--port", "0", "--data-dir", str(tmp_path), **given)
     assert "can't listen on 192.0.2.1" in message
 
 
@@ -169,11 +217,13 @@ def test_a_model_that_cannot_be_loaded_is_said(
         (["--access-token", "t"], "the access token is given, the workspace id is not"),
         (["--workspace-id", "w"], "the workspace id is given, the access token is not"),
         (["--access-token", "a b", "--workspace-id", "w"], "without a blank"),
+        (["--max-queue", "0"], "--max-queue 0: must be at least 1"),
+        (["--log-format", "xml"], "xml"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options: list[str], said: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--data-dir", str(tmp_path), *options])
-    assert result.exit_code == 1
+    assert result.exit_code in (1, 2)
     assert said in result.stderr
 
 

@@ -1,0 +1,127 @@
+"""Fine-tune calls on the adapters of one base model, from samples to the record of a new version.
+
+A call reads the last recorded version and leaves either the next one, on the disk and on record, or nothing:
+whatever goes wrong on the way, the last good version counts, and the next call goes on from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import time
+from pathlib import Path
+
+from airflow_provider_gradient.api import NanLossError
+from airflow_provider_gradient.server.adapters import PeftAdapters, twin_of
+from airflow_provider_gradient.server.encoding import encode_samples
+from airflow_provider_gradient.server.failures import unknown_adapter
+from airflow_provider_gradient.server.jobs import Answer, FineTuneJob
+from airflow_provider_gradient.server.lora_stack import AdapterKey
+from airflow_provider_gradient.server.served_model import ServedModel
+from airflow_provider_gradient.server.store import AdapterRecord, Store
+from airflow_provider_gradient.server.training import TrainerState, fine_tune, new_lora_config
+from airflow_provider_gradient.server.weights import AdapterWeights
+
+_LOG = logging.getLogger(__name__)
+_NO_LIMIT = 1 << 30
+_IN_TRAINING = 8
+"""Adapters kept in memory, each with the state of its optimizer, for their next call."""
+
+
+class Trainer:
+    """Trains the adapters of one base model. Not safe to use from several threads at once."""
+
+    def __init__(self, served: ServedModel, *, store: Store, weights: AdapterWeights) -> None:
+        self._served = served
+        self._store = store
+        self._weights = weights
+        self._tokenizer = copy.deepcopy(served.tokenizer)  # tokenizers can't be used by two threads
+        self._adapters = PeftAdapters(twin_of(served.model), weights, at_most=_IN_TRAINING)
+        self._states: dict[str, TrainerState] = {}
+
+    def train(self, job: FineTuneJob) -> tuple[Answer, int]:
+        """One call: its answer and how many tokens were learnt.
+
+        :raises ApiError: it can't be done; the adapter is as it was.
+        """
+        began = time.monotonic()
+        record = self._store.adapter(job.adapter_id)
+        if record is None:
+            raise unknown_adapter(job.adapter_id)
+        samples = encode_samples(
+            self._tokenizer,
+            job.request.samples,
+            config=self._served.config,
+            max_length=self._served.context_length or _NO_LIMIT,
+        )
+        try:
+            state = self._load(record)
+            result = fine_tune(
+                self._adapters.peft_model,
+                self._tokenizer,
+                samples,
+                state,
+                config=self._served.config,
+                learning_rate=record.learning_rate,
+                seed=seed_of(record),
+            )
+            version = record.version + 1
+            answer = result.to_wire() | {"modelVersion": version}
+            self._weights.write(record.id, version=version, save=lambda path: self._save(record, state, path))
+            if not self._store.advance(record.id, version=version, answer=answer, call=job.call):
+                raise unknown_adapter(record.id)
+        except BaseException as error:
+            self.forget(record.id)
+            if isinstance(error, NanLossError):
+                raise _rolled_back(error, record) from None
+            raise
+        self._adapters.advance(record.id)
+        self._weights.remove_version(record.id, version=record.version)
+        _LOG.info(
+            "fine-tuned %s to version %d: %d samples, %d tokens, mean loss %.3f, %.2f s",
+            record.id,
+            version,
+            len(samples),
+            result.number_of_trainable_tokens,
+            result.mean_loss,
+            time.monotonic() - began,
+        )
+        return answer, result.number_of_trainable_tokens
+
+    def forget(self, adapter_id: str) -> None:
+        """Forget what is in memory of an adapter; what lies on the disk counts."""
+        self._adapters.evict(adapter_id)
+        self._states.pop(adapter_id, None)
+
+    def _load(self, record: AdapterRecord) -> TrainerState:
+        key = AdapterKey(record.id, record.version)
+        if record.version == 0:
+            config = new_lora_config(record.rank, self._served.config.training)
+            self._adapters.activate(key, new=(config, seed_of(record)))
+        else:
+            self._adapters.activate(key)
+        if record.id not in self._states:
+            directory = self._weights.path(record.id, version=record.version)
+            self._states[record.id] = TrainerState.load(directory)
+        self._states = {name: kept for name, kept in self._states.items() if name in self._adapters}
+        return self._states[record.id]
+
+    def _save(self, record: AdapterRecord, state: TrainerState, directory: Path) -> None:
+        self._adapters.save(record.id, directory)
+        state.save(directory)
+
+
+def seed_of(record: AdapterRecord) -> int:
+    """The seed of an adapter's next step. Two adapters of one name, made and tuned alike, become the same."""
+    identity = f"{record.base_slug}\0{record.name}\0{record.version}"
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4])
+
+
+def _rolled_back(error: NanLossError, record: AdapterRecord) -> NanLossError:
+    kept = f"version {record.version}" if record.version else "its base model, as it was created"
+    return NanLossError(
+        f"{error.message}. The adapter was rolled back to {kept}.",
+        status=error.status,
+        type=error.type,
+    )
