@@ -17,14 +17,22 @@ PACKAGE_NAME = "airflow-provider-gradient"
 CONNECTION_TYPE = "gradient"
 HOOK_NAME = "Gradient"
 DEFAULT_CONNECTION_ID = "gradient_default"
+PAGE_PREFIX = "/gradient"
+"""Where Airflow's API server has the Gradient page."""
+PROGRESS_KEY = "gradient_progress"
+"""Key of the XCom by which a running task tells how far it is."""
 
 _INTEGRATION = "Gradient"
 _HOOK_CLASS = "airflow_provider_gradient.hooks.gradient.GradientHook"
 _OPERATOR_MODULES = [
     "airflow_provider_gradient.operators.models",
+    "airflow_provider_gradient.operators.registry",
     "airflow_provider_gradient.operators.completions",
+    "airflow_provider_gradient.operators.shards",
+    "airflow_provider_gradient.operators.embeddings",
     "airflow_provider_gradient.operators.evaluation",
     "airflow_provider_gradient.operators.tuning",
+    "airflow_provider_gradient.operators.loop",
 ]
 
 
@@ -46,6 +54,18 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [{"integration-name": _INTEGRATION, "python-modules": list(_OPERATOR_MODULES)}],
+        "sensors": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": ["airflow_provider_gradient.sensors.gradient"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": ["airflow_provider_gradient.triggers.gradient"],
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,
@@ -55,17 +75,62 @@ def get_provider_info() -> dict[str, Any]:
                 "ui-field-behaviour": field_behaviour(),
             }
         ],
+        "task-decorators": [
+            {
+                "name": "gradient_complete",
+                "class-name": "airflow_provider_gradient.decorators.complete.gradient_complete_task",
+            },
+            {
+                "name": "gradient_evaluate",
+                "class-name": "airflow_provider_gradient.decorators.evaluate.gradient_evaluate_task",
+            },
+        ],
+        "extra-links": ["airflow_provider_gradient.links.page.GradientPageLink"],
+        "asset-uris": [
+            {
+                "schemes": ["gradient"],
+                "handler": "airflow_provider_gradient.assets.gradient.sanitize_uri",
+                "factory": "airflow_provider_gradient.assets.gradient.create_asset",
+                "to_openlineage_converter": (
+                    "airflow_provider_gradient.assets.gradient.convert_asset_to_openlineage"
+                ),
+            }
+        ],
+        "notifications": ["airflow_provider_gradient.notifications.report.GradientReportNotifier"],
+        "config": configuration(),
+    }
+
+
+def configuration() -> dict[str, Any]:
+    """The options of the section ``[gradient]`` of Airflow's configuration."""
+    return {
+        "gradient": {
+            "description": "Gradient: model adapters, completions and their aliases.",
+            "options": {
+                "registry": {
+                    "description": (
+                        "Path or URL of the folder where aliases of model adapters are kept. All machines "
+                        "that run tasks must see it. Default: gradient/registry in AIRFLOW_HOME."
+                    ),
+                    "version_added": None,
+                    "type": "string",
+                    "example": "s3://aws_default@bucket/gradient/registry",
+                    "default": "",
+                }
+            },
+        }
     }
 
 
 def field_behaviour() -> dict[str, Any]:
     """Which of a connection's standard fields the form shows, and how it names them."""
     return {
-        "hidden-fields": ["schema", "login", "port", "extra"],
+        "hidden-fields": ["schema", "login", "extra"],
         "relabeling": {"host": "Server URL", "password": "Access token"},
         "placeholders": {
             "host": "https://gradient.example.com/api",
             "password": "the token the server was started with",
+            "port": "443; the test button of Airflow 3.3.1 and 3.3.2 needs it",
         },
     }
 
@@ -75,8 +140,8 @@ def connection_fields() -> dict[str, dict[str, Any]]:
     return {
         "workspace_id": {
             "label": "Workspace id",
-            "description": "The workspace whose models are used; sent with every call. Required.",
-            "schema": {"type": ["string", "null"]},
+            "description": "The workspace whose models are used; sent with every call.",
+            "schema": {"type": "string"},
         },
         "connect_timeout": _seconds(
             "Connect time-out (s)", "Seconds to wait for a connection; 10 where left empty."
@@ -99,4 +164,4 @@ def connection_fields() -> dict[str, dict[str, Any]]:
 
 
 def _seconds(label: str, description: str) -> dict[str, Any]:
-    return {"label": label, "description": description, "schema": {"type": ["number", "null"], "minimum": 0}}
+    return {"label": label, "description": description, "schema": {"type": ["number", "null"], "minimum": 1}}

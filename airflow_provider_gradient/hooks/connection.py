@@ -29,6 +29,7 @@ class StoredConnection(Protocol):
     """What is read of an Airflow connection."""
 
     conn_id: str
+    conn_type: str | None
     host: str | None
     port: int | None
     schema: str | None

@@ -6,8 +6,10 @@ makes a new one at each call and keeps none.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
@@ -25,7 +27,12 @@ from airflow_provider_gradient.api import (
     PermissionDeniedError,
 )
 from airflow_provider_gradient.client import AsyncGradientClient, GradientClient, RetryPolicy
-from airflow_provider_gradient.hooks.connection import GradientConnection, from_airflow, from_environment
+from airflow_provider_gradient.hooks.connection import (
+    GradientConnection,
+    StoredConnection,
+    from_airflow,
+    from_environment,
+)
 from airflow_provider_gradient.provider_info import (
     CONNECTION_TYPE,
     DEFAULT_CONNECTION_ID,
@@ -41,6 +48,7 @@ except ImportError:  # Airflow 3.1
 
 if TYPE_CHECKING:
     from airflow_provider_gradient.langchain import GradientLLM
+    from airflow_provider_gradient.registry import AliasRegistry
 
 
 _TEST_SECONDS = 15.0
@@ -65,31 +73,51 @@ class GradientHook(BaseHook):
         super().__init__(**kwargs)
         self.gradient_conn_id = gradient_conn_id
 
-    def get_conn(self) -> GradientClient:
+    def get_conn(self, *, within: float | None = None) -> GradientClient:
         """A new client; close it or use it in ``with``.
 
+        :param within: seconds that a call may take at most, then without retries, for where a person waits;
+            ``None`` for the connection's own time-outs.
         :raises InvalidRequestError: the connection lacks a field or has a wrong one; the message names it.
         """
-        return GradientClient(**self._connection().client_arguments)
+        return _client(self._connection(), within=within)
 
-    async def get_async_conn(self) -> AsyncGradientClient:
+    async def get_async_conn(self, *, within: float | None = None) -> AsyncGradientClient:
         """A new asynchronous client for the running loop: ``async with await hook.get_async_conn() as
         client``.
 
+        :param within: seconds that a call may take at most, then without retries, for what asks again by
+            itself; ``None`` for the connection's own time-outs.
         :raises InvalidRequestError: the connection lacks a field or has a wrong one; the message names it.
         """
-        return AsyncGradientClient(**(await self._aconnection()).client_arguments)
+        return AsyncGradientClient(**_client_arguments(await self._aconnection(), within=within))
 
     def get_llm(self, model_id: str, **params: Any) -> GradientLLM:
         """The model as a langchain-core LLM, for ``prompt | llm | parser``.
 
-        :param model_id: of a base model or an adapter.
+        :param model_id: of a base model or an adapter, or ``alias:<name>``.
         :param params: further parameters of :class:`~airflow_provider_gradient.langchain.GradientLLM`, such
             as ``temperature``.
         """
         from airflow_provider_gradient.langchain import GradientLLM
 
-        return GradientLLM(model_id=model_id, client=self.get_conn(), **params)
+        return GradientLLM(model_id=self.resolve(model_id), client=self.get_conn(), **params)
+
+    def get_registry(self) -> AliasRegistry:
+        """The aliases of the connection's workspace, in the folder that ``[gradient] registry`` of Airflow's
+        configuration names; by default ``$AIRFLOW_HOME/gradient/registry``, which one machine sees alone."""
+        from airflow_provider_gradient.registry import AliasRegistry
+
+        return AliasRegistry(_registry_path(), workspace_id=self._connection().workspace_id)
+
+    def resolve(self, model_id: str) -> str:
+        """The id of the adapter that ``alias:<name>`` stands for; any other id as it is.
+
+        :raises UnknownAliasError: nothing was promoted to the alias.
+        """
+        from airflow_provider_gradient.registry import alias_of
+
+        return model_id if alias_of(model_id) is None else self.get_registry().resolve(model_id)
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the server answers a real call, and what is wrong where it doesn't.
@@ -98,11 +126,7 @@ class GradientHook(BaseHook):
         """
         try:
             connection = self._connection()
-            arguments = connection.client_arguments | {
-                "timeouts": connection.timeouts.within(_TEST_SECONDS),
-                "retries": RetryPolicy(attempts=1),
-            }
-            with GradientClient(**arguments) as client:
+            with _client(connection, within=_TEST_SECONDS) as client:
                 models = client.list_models(capability="any")
         except InvalidRequestError as error:
             return False, str(error)
@@ -110,10 +134,16 @@ class GradientHook(BaseHook):
             return False, _diagnosis(error, connection)
         return True, f"Connected to {client.base_url}: {len(models)} models in this workspace."
 
-    def _connection(self) -> GradientConnection:
+    def stored_connection(self) -> StoredConnection | None:
+        """The connection as Airflow has it, or ``None`` where the environment stands in for it."""
         try:
-            stored = self.get_connection(self.gradient_conn_id)
+            return self.get_connection(self.gradient_conn_id)
         except AirflowNotFoundException:
+            return None
+
+    def _connection(self) -> GradientConnection:
+        stored = self.stored_connection()
+        if stored is None:
             connection = from_environment(self.gradient_conn_id)
             mask_secret(connection.access_token)
             return connection
@@ -143,6 +173,31 @@ class GradientHook(BaseHook):
         """The form's standard fields for Airflow 3.1, which doesn't read them from the provider's
         metadata."""
         return {name.replace("-", "_"): value for name, value in field_behaviour().items()}
+
+
+def _client(connection: GradientConnection, *, within: float | None) -> GradientClient:
+    return GradientClient(**_client_arguments(connection, within=within))
+
+
+def _client_arguments(connection: GradientConnection, *, within: float | None) -> dict[str, Any]:
+    if within is None:
+        return connection.client_arguments
+    return connection.client_arguments | {
+        "timeouts": connection.timeouts.within(within),
+        "retries": RetryPolicy(attempts=1),
+    }
+
+
+def _registry_path() -> Any:
+    from airflow.configuration import conf
+
+    path = conf.get("gradient", "registry", fallback="")
+    if "://" in path:
+        from airflow.sdk import ObjectStoragePath
+
+        return ObjectStoragePath(path)
+    home = Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser()
+    return path or home / "gradient" / "registry"
 
 
 async def _amask(secret: str) -> None:

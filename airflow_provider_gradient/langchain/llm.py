@@ -221,6 +221,11 @@ class GradientLLM(BaseLLM):
         configs = _bounded(config, len(inputs))
         return await Runnable.abatch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
+    async def aclose(self) -> None:
+        """Close kept connections; a later call opens new ones."""
+        await self._async_client.aclose()
+        self._client.close()
+
     # --- training, as langchain_community's class has it ---
 
     def train_unsupervised(

@@ -17,6 +17,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.hooks.gradient import GradientHook
+from airflow_provider_gradient.lineage import model_uri
 from airflow_provider_gradient.provider_info import DEFAULT_CONNECTION_ID
 
 if TYPE_CHECKING:
@@ -41,11 +42,19 @@ class GradientOperator(BaseOperator):
         super().__init__(**kwargs)
         self.gradient_conn_id = gradient_conn_id
         self._work: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._workspace_id = ""
 
     @property
     def hook(self) -> GradientHook:
         """A hook of this operator's connection."""
         return GradientHook(self.gradient_conn_id)
+
+    def model_uris(self, *model_ids: str | None) -> list[str]:
+        """The URIs of models and aliases in the workspace that :meth:`run_async` worked in."""
+        from airflow_provider_gradient.registry import alias_of
+
+        names = dict.fromkeys(alias_of(model_id) or model_id for model_id in model_ids if model_id)
+        return [model_uri(self._workspace_id, name) for name in names]
 
     def run_async(self, work: Callable[[AsyncGradientClient], Awaitable[T]]) -> T:
         """What ``work`` gives back, done with a client made for it here, after Airflow's fork.
@@ -58,6 +67,7 @@ class GradientOperator(BaseOperator):
             assert task is not None  # noqa: S101 - asyncio.run makes one
             self._work = asyncio.get_running_loop(), task
             async with await self.hook.get_async_conn() as client:
+                self._workspace_id = client.workspace_id
                 return await work(client)
 
         try:
@@ -114,8 +124,11 @@ class RowsField:
 
 
 def located(value: Any) -> Any:
-    """A URL such as ``s3://conn_id@bucket/key``, or the one in an earlier task's manifest, as a path that its
-    Airflow connection opens; anything else, local paths and rows among them, as it is."""
+    """A URL such as ``s3://conn_id@bucket/key``, or the one in an earlier task's manifest, or those in a
+    shard, as a path that its Airflow connection opens; anything else, local paths and rows among them, as it
+    is."""
+    if isinstance(value, Mapping) and "pieces" in value:
+        return {**value, "pieces": [{**piece, "path": located(piece["path"])} for piece in value["pieces"]]}
     if isinstance(value, Mapping) and "output_path" in value:
         value = value["output_path"]
     if isinstance(value, str) and "://" in value:
@@ -123,6 +136,16 @@ def located(value: Any) -> Any:
 
         return ObjectStoragePath(value)
     return value
+
+
+def located_manifest(value: Any) -> Any:
+    """An earlier task's manifest whose files are at a URL, as the path of its file, so that the connection in
+    the URL opens them; a path or another manifest as :func:`located` has it."""
+    if isinstance(value, Mapping) and "://" in str(value.get("output_path")):
+        from airflow_provider_gradient.completions.output import manifest_path
+
+        return manifest_path(located(value))
+    return value if isinstance(value, Mapping) else located(value)
 
 
 def number(field: str, value: Any, kind: type[NumberT]) -> NumberT:
@@ -145,6 +168,17 @@ def number(field: str, value: Any, kind: type[NumberT]) -> NumberT:
 def optional_number(field: str, value: Any, kind: type[NumberT]) -> NumberT | None:
     """Like :func:`number`; ``None``, or a template that rendered to nothing, is ``None``."""
     return None if value is None or value == "" else number(field, value, kind)
+
+
+def boolean(field: str, value: Any) -> bool:
+    """Whether ``value`` is true, or its template rendered to ``True``.
+
+    :raises InvalidRequestError: it is neither true nor false; names the field.
+    """
+    known = {"true": True, "false": False, "": False, "none": False}
+    if (text := str(value).strip().lower()) in known:
+        return known[text]
+    raise InvalidRequestError(f"{field}: must be true or false (got {value!r})")
 
 
 def check_at_least_one(**fields: Any) -> None:

@@ -121,9 +121,19 @@ class FinishedRun:
 RunDag = Callable[..., FinishedRun]
 
 
+@pytest.fixture(scope="module")
+def run_dag_once(airflow_database: Path) -> Iterator[RunDag]:
+    """:func:`run_dag` for the fixtures of a module."""
+    yield from _running_dags()
+
+
 @pytest.fixture
 def run_dag(airflow_database: Path) -> Iterator[RunDag]:
     """Runs a DAG to its end in this process: ``run_dag(dag, conf={...})``."""
+    yield from _running_dags()
+
+
+def _running_dags() -> Iterator[RunDag]:
     bags = dagbag_module()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -149,12 +159,55 @@ def example_dags() -> Any:
     return dagbag_module().DagBag(dag_folder=str(EXAMPLES))
 
 
+@pytest.fixture
+def known_example_dags(airflow_database: Path, example_dags: Any) -> Any:
+    """The same, known to the metadata database, and so to Airflow's API and scheduler."""
+    dagbag_module().sync_bag_to_db(example_dags, "examples", None)
+    return example_dags
+
+
 def dagbag_module() -> Any:
     """Where this version of Airflow has its DagBag."""
     try:
         return importlib.import_module("airflow.dag_processing.dagbag")
     except ImportError:  # Airflow 3.1
         return importlib.import_module("airflow.models.dagbag")
+
+
+@pytest.fixture(scope="module")
+def api(airflow_database: Path) -> Iterator[Any]:
+    """Airflow's API, as an administrator."""
+    from airflow.api_fastapi import app as airflow_app
+    from fastapi.testclient import TestClient
+
+    airflow_app.purge_cached_app()
+    with TestClient(airflow_app.create_app()) as http:
+        http.headers["Authorization"] = f"Bearer {http.get('/auth/token').json()['access_token']}"
+        yield http
+    airflow_app.purge_cached_app()
+
+
+@pytest.fixture
+def registry_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry of aliases that is the test's own."""
+    monkeypatch.setenv("AIRFLOW__GRADIENT__REGISTRY", str(tmp_path / "registry"))
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """The story of the examples, cut down to ten facts and thirty old questions."""
+    from airflow_provider_gradient.datasets import read_rows, write_rows
+
+    data = EXAMPLES / "data"
+    questions = list(read_rows(data / "support_questions.jsonl"))
+    tuned = [row for row in questions if row["set"] == "tuned"][:10]
+    old = [row for row in questions if row["set"] == "old"][:30]
+    facts = {row["fact"] for row in tuned}
+    write_rows(tmp_path / "data" / "support_questions.jsonl", tuned + old)
+    wordings = [row for row in read_rows(data / "support_phrasings.jsonl") if row["fact"] in facts]
+    write_rows(tmp_path / "data" / "support_phrasings.jsonl", wordings)
+    return tmp_path / "data"
 
 
 @pytest.fixture

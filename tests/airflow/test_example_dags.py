@@ -24,6 +24,11 @@ def test_airflow_imports_them_without_a_connection_an_error_or_a_warning(example
         "example_gradient_notebook",
         "example_gradient_improvement_loop",
         "example_gradient_scheduled_completions",
+        "example_gradient_sharded_completions",
+        "example_gradient_champion_challenger",
+        "example_gradient_regression_watch",
+        "example_gradient_human_corrections",
+        "example_gradient_asset_retraining",
     }
     assert all(dag.doc_md and "gradient" in dag.tags for dag in example_dags.dags.values())
 
@@ -55,67 +60,55 @@ def small_story(folder: Path, *, facts: int = 6) -> Path:
 
 
 def test_the_loop_lifts_what_was_wrong_and_keeps_what_was_right(
-    gradient_default: Any, example_dags: Any, run_dag: Any, client: Any, tmp_path: Path
+    gradient_default: Any, example_dags: Any, run_dag: Any, client: Any, registry_folder: Path, tmp_path: Path
 ) -> None:
+    from airflow_provider_gradient.hooks.gradient import GradientHook
+
     run = run_dag(example_dags.dags[LOOP], conf={"output_dir": str(tmp_path)})
 
     assert run.state == "success"
     summary = read(tmp_path / "summary.json")
     assert summary == run.xcom("summarize")
     before, last = summary["rounds"][0], summary["rounds"][-1]
-    wrong = sum(
-        not row["exact_match"] for row in scores(tmp_path / "round-0") if row["row"]["set"] == "tuned"
-    )
-    assert wrong >= 100
+    asked = list(read_rows(tmp_path / run.run_id / "champion" / "scores.jsonl"))
+    right = {row["row"]["fact"]: row["exact_match"] for row in asked if is_tuned(row)}
+    assert sum(not each for each in right.values()) >= 100
     assert before["exact_match"]["old"]["value"] >= 0.95
-    assert last["accepted"], summary
+    assert last["promoted"], summary
     assert last["exact_match"]["tuned"]["value"] >= 0.86, summary
     assert last["exact_match"]["paraphrase"]["value"] >= 0.80, summary
     assert last["exact_match"]["old"]["value"] >= 0.85, summary
     assert last["mean_loss"] < summary["rounds"][1]["mean_loss"]
-    made = {row["adapter"] for row in summary["rounds"][1:]}
-    assert made & {model.id for model in client.list_models()} == {summary["champion"]}
-    client.delete_model(summary["champion"])
+    promoted = {row["model_id"] for row in summary["rounds"] if row["promoted"]}
+    made = {row["model_id"] for row in summary["rounds"][1:]}
+    assert made & {model.id for model in client.list_models()} == promoted
+    assert summary["champion"] == last["model_id"] == GradientHook().resolve("alias:support-bot")
 
-
-def test_the_loop_weighs_what_the_champion_got_wrong_and_trains_on_nothing_it_is_tested_on(
-    gradient_default: Any, example_dags: Any, run_dag: Any, client: Any, tmp_path: Path
-) -> None:
-    """Besides, a floor that nothing reaches: every round is rejected and its adapter deleted."""
-    conf = {
-        "data_dir": str(small_story(tmp_path / "data")),
-        "output_dir": str(tmp_path),
-        "retention_floor": 1.01,
-    }
-    before = {model.id for model in client.list_models()}
-    run = run_dag(example_dags.dags[LOOP], conf=conf)
-
-    assert run.state == "success"
-    summary = read(tmp_path / "summary.json")
-    assert [row["accepted"] for row in summary["rounds"]] == [True, False, False, False]
-    assert summary["champion"] is None
-    assert {model.id for model in client.list_models()} == before
-    right = {row["row"]["fact"]: row["exact_match"] for row in scores(tmp_path / "round-0") if is_tuned(row)}
-    tested = {row["row"]["question"] for row in scores(tmp_path / "round-0") if not is_tuned(row)}
-    samples = list(read_rows(tmp_path / "round-1" / "samples.jsonl"))
+    samples = list(read_rows(tmp_path / run.run_id / "round-1" / "samples.jsonl"))
     assert {row["fact"] for row in samples} == set(right)
     assert all(row["multiplier"] == (1.0 if right[row["fact"]] else 2.0) for row in samples)
+    tested = {row["row"]["question"] for row in asked if not is_tuned(row)}
     assert not tested & {row["question"] for row in samples}
+    for model_id in promoted:
+        client.delete_model(model_id)
 
 
 def test_the_loop_ends_early_and_still_sums_up_when_the_target_is_met(
-    gradient_default: Any, example_dags: Any, run_dag: Any, tmp_path: Path
+    gradient_default: Any, example_dags: Any, run_dag: Any, registry_folder: Path, tmp_path: Path
 ) -> None:
     conf = {"data_dir": str(small_story(tmp_path / "data")), "output_dir": str(tmp_path), "target": 0}
     run = run_dag(example_dags.dags[LOOP], conf=conf)
 
     assert run.state == "success"
-    assert len(read(tmp_path / "summary.json")["rounds"]) == 1
-    skipped = {task_id for task_id, state in run.states.items() if state == "skipped"}
-    assert skipped == {
-        task_id
-        for task_id in run.states
-        if task_id.startswith("round_") and task_id != "round_1.build_samples"
+    [only] = read(tmp_path / "summary.json")["rounds"]
+    assert (only["round"], only["promoted"], only["mean_loss"]) == (0, None, None)
+    ran = {task_id for task_id, state in run.states.items() if state == "success"}
+    rounds = {f"improve.round_{number}.{name}" for number in (1, 2, 3) for name in ("begin_round", "settle")}
+    assert ran == rounds | {
+        "improve.find_champion",
+        "improve.answer_champion",
+        "improve.evaluate_champion",
+        "summarize",
     }
 
 
@@ -136,8 +129,23 @@ def test_the_daily_dag_answers_the_questions_of_its_data_interval(
     client.delete_model(run.xcom("adapter"))
 
 
-def scores(folder: Path) -> list[dict[str, Any]]:
-    return list(read_rows(folder / "scores.jsonl"))
+def test_the_sharded_dag_answers_every_question_in_order_and_scores_the_whole(
+    gradient_default: Any, example_dags: Any, run_dag: Any, client: Any, tmp_path: Path
+) -> None:
+    questions = list(read_rows(EXAMPLES / "data" / "support_questions.jsonl"))[::8]
+    write_rows(tmp_path / "in" / "questions.jsonl", questions)
+    run = run_dag(
+        example_dags.dags["example_gradient_sharded_completions"],
+        conf={"dataset": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")},
+    )
+
+    assert run.state == "success"
+    assert "answer_questions.complete[7]" in run.states
+    answers = list(read_rows(tmp_path / "out" / "answers.jsonl"))
+    assert [row["row"] for row in answers] == questions
+    assert [row["index"] for row in answers] == list(range(len(questions)))
+    assert run.xcom("score")["rows"] == len(questions)
+    client.delete_model(run.xcom("adapter"))
 
 
 def is_tuned(row: dict[str, Any]) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -183,31 +181,6 @@ def test_a_host_that_does_not_exist_is_no_route(airflow_connection: Define, hook
     works, message = hook.test_connection()
     assert not works
     assert "https://gradient.invalid/api" in message
-
-
-@pytest.fixture(scope="module")
-def private_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PEM file with the key and the certificate, signed by itself, of a server on 127.0.0.1."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    path = tmp_path_factory.mktemp("certificate") / "private.pem"
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem)
-    )
-    return path
 
 
 def test_a_private_certificate_is_trusted_only_with_its_ca_bundle(

@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Act, FaultyServer, Received, completion, cut, error, reply, trained, wait_until
+from faults import (
+    ACCESS_TOKEN,
+    Act,
+    FaultyServer,
+    Received,
+    completion,
+    cut,
+    error,
+    reply,
+    trained,
+    wait_until,
+)
 
 ADAPTER = "0" * 36 + "_model_adapter"
 MOMENT = {
@@ -170,7 +181,14 @@ def killed_then_run(airflow_database: Path, run_dag: Any) -> Callable[..., Any]:
     """Runs a one-task DAG in a process of its own, kills that when a condition holds, and runs it again
     here."""
 
-    def run(dag_id: str, kill: signal.Signals, condition: Callable[[], bool], **task: str) -> Any:
+    def run(
+        dag_id: str,
+        kill: signal.Signals,
+        condition: Callable[[], bool],
+        *,
+        stops_within: float | None = None,
+        **task: str,
+    ) -> Any:
         path = airflow_database / "dags" / f"{dag_id}.py"
         path.write_text(DAG_FILE.format(dag_id=dag_id, adapter=ADAPTER, **task))
         command = [sys.executable, str(path)]
@@ -181,6 +199,8 @@ def killed_then_run(airflow_database: Path, run_dag: Any) -> Callable[..., Any]:
             wait_until(lambda: condition() or process.poll() is not None, seconds=60)
             assert process.poll() is None, log.read_text()
             process.send_signal(kill)
+            if stops_within is not None:
+                wait_until(lambda: "The task was stopped." in log.read_text(), seconds=stops_within)
             process.wait(30)
         finally:
             process.kill()
@@ -213,6 +233,34 @@ def test_a_task_killed_in_the_middle_of_a_dataset_goes_on_where_it_was(
     assert run.xcom("work")["resumed_rows"] == 7
     assert script.queries() == Counter(row["question"] for row in ROWS) + Counter([ROWS[7]["question"]])
     assert ("The task was stopped." in log) == (kill is signal.SIGTERM)
+
+
+def test_a_task_that_is_stopped_with_many_requests_in_flight_ends_within_five_seconds(
+    serve: Any, killed_then_run: Any, tmp_path: Path
+) -> None:
+    def answer(request: Received) -> Act:
+        number = int(request.json()["query"].split()[1])
+        hangs = number >= 40 and len(script.asked["complete"]) <= 72
+        return completion("an answer", wait=60 if hangs else 0)
+
+    script = Script(complete=answer)
+    serve(script)
+    rows = [{"question": f"question {number}"} for number in range(80)]
+    run, log = killed_then_run(
+        "stopped_rows",
+        signal.SIGTERM,
+        lambda: len(script.asked.get("complete", [])) == 72,
+        stops_within=5.0,
+        operator="GradientCompleteDatasetOperator",
+        arguments=f'dataset={rows!r}, prompt_column="question", concurrency=32, '
+        f"output_path={str(tmp_path / 'answers.jsonl')!r}",
+    )
+
+    assert run.state == "success"
+    assert run.xcom("work")["resumed_rows"] == 40
+    assert len(script.asked["complete"]) == 80 + 32
+    shown = [log, str(run.rendered("work")), str(run.xcom("work"))]
+    assert all(ACCESS_TOKEN not in text for text in shown + [f.read_text() for f in tmp_path.iterdir()])
 
 
 def test_a_task_killed_in_the_middle_of_a_fine_tune_repeats_no_acknowledged_call(

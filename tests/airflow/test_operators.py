@@ -83,7 +83,7 @@ def test_every_operator_in_one_dag(gradient_default: Any, client: Any, run_dag: 
             completions=answers.output,
             reference_column="answer",
             metrics=["exact_match", "token_f1"],
-            slice_column="key",
+            slice_columns=["key"],
             output_path=tmp_path / "scores.jsonl",
         )
         tuning = op.GradientFineTuneOperator(
@@ -107,11 +107,11 @@ def test_every_operator_in_one_dag(gradient_default: Any, client: Any, run_dag: 
     assert run.xcom("choice")["generated_output"] in {"yes", "no"}
     manifest = run.xcom("answers")
     assert manifest["rows"] == 3
-    assert manifest["counts"] == {"success": 3, "error": 0, "invalid_output": 0}
+    assert manifest["counts"] == {"success": 3, "error": 0, "invalid_output": 0, "not_run": 0}
     assert [row["id"] for row in read_rows(manifest["output_path"])] == ["fr", "it", "jp"]
     evaluation = run.xcom("report")
     assert evaluation["metrics"].keys() == {"exact_match", "token_f1"}
-    assert evaluation["slices"].keys() == {"fr", "it", "jp"}
+    assert evaluation["slices"]["key"].keys() == {"fr", "it", "jp"}
     assert len(list(read_rows(evaluation["scores_path"]))) == 3
     tuned = run.xcom("tuning")
     assert (tuned["samples"], tuned["calls"], len(tuned["epoch_losses"])) == (6, 1, 1)
@@ -292,7 +292,7 @@ def test_a_deletion_of_what_is_gone_succeeds_unless_asked_otherwise(
         (
             "GradientCompleteDatasetOperator",
             {"prompt_column": "q"},
-            "exactly one of prompt_template and prompt",
+            "exactly one of prompt_template, prompt_column and runnable",
         ),
         ("GradientFineTuneOperator", {"epochs": 0}, "epochs: must be at least 1"),
         (

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -54,13 +55,21 @@ def test_airflow_finds_the_metadata_by_the_entry_point() -> None:
 
 def test_everything_the_metadata_names_exists() -> None:
     info = get_provider_info()
-    for group in ("hooks", "operators"):
+    for group in ("hooks", "operators", "sensors", "triggers"):
         for entry in info[group]:
             assert all(importlib.import_module(module) for module in entry["python-modules"])
     [connection] = info["connection-types"]
     module, _, name = connection["hook-class-name"].rpartition(".")
     hook = getattr(importlib.import_module(module), name)
     assert (hook.conn_type, hook.hook_name) == (connection["connection-type"], connection["hook-name"])
+
+
+def test_links_decorators_and_notifiers_that_the_metadata_names_exist() -> None:
+    info = get_provider_info()
+    decorators = [decorator["class-name"] for decorator in info["task-decorators"]]
+    for path in [*info["extra-links"], *info["notifications"], *decorators]:
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_every_operator_is_in_a_module_that_the_metadata_names() -> None:
@@ -80,18 +89,19 @@ def test_the_form_asks_for_url_and_token_in_the_words_of_gradient(form: dict[str
         "placeholder": "https://gradient.example.com/api",
     }
     assert fields["password"]["title"] == "Access token"
+    assert "test button" in fields["port"]["placeholder"]
 
 
 def test_the_form_hides_the_fields_that_mean_nothing_to_gradient(form: dict[str, Any]) -> None:
     hidden = {name for name, field in form["standard_fields"].items() if field and field["hidden"]}
-    assert hidden == {"login", "port", "url_schema"}
+    assert hidden == {"login", "url_schema"}
 
 
 def test_the_forms_own_fields_have_labels_types_and_descriptions(form: dict[str, Any]) -> None:
     fields = form["extra_fields"]
     types = {name: field["schema"]["type"] for name, field in fields.items()}
     assert types == {
-        "workspace_id": ["string", "null"],
+        "workspace_id": "string",
         "connect_timeout": ["number", "null"],
         "read_timeout": ["number", "null"],
         "total_timeout": ["number", "null"],
@@ -125,6 +135,21 @@ def test_the_forms_test_button_reaches_the_server(api: Any, gradient_server: Any
     answer = api.post("/api/v2/connections/test", json=connection).json()
     assert answer["status"] is True, answer
     assert answer["message"].startswith(f"Connected to {gradient_server.url}")
+
+
+def test_a_stored_connection_is_tested_with_its_own_token(api: Any, gradient_server: Any) -> None:
+    """The UI knows the token as ``***`` only. Airflow 3.3.1 and 3.3.2 then ask for a port as well."""
+    connection = {
+        "connection_id": "stored_and_tested",
+        "conn_type": "gradient",
+        "host": gradient_server.url,
+        "port": urlsplit(gradient_server.url).port,
+        "password": gradient_server.access_token,
+        "extra": json.dumps({"workspace_id": gradient_server.workspace_id, "read_timeout": None}),
+    }
+    assert api.post("/api/v2/connections", json=connection).status_code == 201
+    answer = api.post("/api/v2/connections/test", json=connection | {"password": "***"}).json()
+    assert answer["status"] is True, answer
 
 
 def test_the_forms_test_button_says_that_the_token_is_wrong(api: Any, gradient_server: Any) -> None:
