@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.completions import scenarios
+from benchmarks.completions.peers import PEERS
 from benchmarks.completions.tables import goals, show
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.completions", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under a minute; shows that it runs, no more")
     parser.add_argument("--only", nargs="+", choices=_SCENARIOS, default=_SCENARIOS, metavar="SCENARIO")
-    parser.add_argument("--peers", nargs="+", metavar="PEER", help="of the throughput; default: all")
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEERS, metavar="PEER", help="of the throughput; default: all"
+    )
     parser.add_argument(
         "--in-flight", type=int, nargs="+", metavar="N", help="of the throughput: 64, 256, 1000"
     )

@@ -56,7 +56,7 @@ def show(report: dict[str, Any]) -> str:
         f"load before {machine['load_before']}"
     ]
     if "throughput" in report:
-        parts.append(_table(_THROUGHPUT, [_throughput_row(row) for row in report["throughput"]]))
+        parts.append(table(_THROUGHPUT, [_throughput_row(row) for row in report["throughput"]]))
     for scenario in ("faults", "overload", "memory", "resume"):
         if scenario in report:
             values = [
@@ -64,15 +64,15 @@ def show(report: dict[str, Any]) -> str:
                 for name, value in report[scenario].items()
                 if not isinstance(value, dict)
             ]
-            parts.append(_table((scenario, ""), values))
+            parts.append(table((scenario, ""), values))
     if "journaling" in report:
-        parts.append(_table(_JOURNALING, [_journaling_row(row) for row in report["journaling"]]))
+        parts.append(table(_JOURNALING, [_journaling_row(row) for row in report["journaling"]]))
     if report["goals"]:
         rows = [
             (each["goal"], each["limit"], each["measured"], "met" if each["met"] else "NOT met")
             for each in report["goals"]
         ]
-        parts.append(_table(("goal", "limit", "measured", ""), rows))
+        parts.append(table(("goal", "limit", "measured", ""), rows))
     return "\n\n".join(parts)
 
 
@@ -116,7 +116,7 @@ def _journaling_row(row: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """Markdown, with columns as wide as what is in them."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]

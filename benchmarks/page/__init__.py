@@ -1,0 +1,1 @@
+"""The Gradient page of an Airflow with ten thousand recorded runs."""
