@@ -8,19 +8,24 @@ better than the first. What it started it stops, also on Ctrl-C.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from scripts.demo_server import (
+    ROOT,
+    airflow_environment,
+    gradient_server,
+    make_empty,
+    migrate_airflow,
+    say,
+    shown,
+    stop,
+)
+
 DEMO = ROOT / ".demo"
 OUTPUT = DEMO / "output"
 DATABASE = DEMO / "airflow" / "airflow.db"
@@ -35,10 +40,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     make_empty(DEMO)
     say("Gradient server", "starting")
-    with gradient_server() as connection:
+    with gradient_server(DEMO) as connection:
         say("Gradient server", f"serves {connection['GRADIENT_API_URL']}")
-        environment = airflow_environment(connection)
-        run(["db", "migrate"], environment, DEMO / "airflow-migrate.log")
+        environment = airflow_environment(DEMO / "airflow", connection)
+        migrate_airflow(environment, DEMO / "airflow-migrate.log")
         say("Airflow", f"has its home in {shown(DEMO / 'airflow')}")
         dags_started = time.monotonic()
         notebook_passed = run_dag(NOTEBOOK, environment)
@@ -53,82 +58,6 @@ def main() -> int:
     print_files()
     print(f"\nThe two DAGs took {dag_seconds:.0f} s, all of it {time.monotonic() - started:.0f} s.")
     return 0 if is_better(rounds[-1], rounds[0]) else 1
-
-
-@contextmanager
-def gradient_server() -> Iterator[dict[str, str]]:
-    """A Gradient server on a free loopback port; yields the environment variables that a client needs."""
-    log = (DEMO / "server.log").open("wb")
-    command = [sys.executable, "-m", "airflow_provider_gradient.server", "--port", "0"]
-    server = subprocess.Popen(
-        [*command, "--data-dir", str(DEMO / "server")],
-        cwd=ROOT,
-        env=clean_environment(),
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        yield wait_for_credentials(server)
-    finally:
-        stop(server)
-        log.close()
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, and end it if it does not in a few seconds."""
-    process.terminate()
-    try:
-        process.wait(timeout=8)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def wait_for_credentials(server: subprocess.Popen[bytes]) -> dict[str, str]:
-    """What the server writes for its clients once it answers."""
-    path = DEMO / "server" / "credentials.env"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        if path.exists() and "ready" in (DEMO / "server.log").read_text():
-            lines = path.read_text().replace("export ", "").splitlines()
-            return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-        time.sleep(0.1)
-    sys.exit(f"The Gradient server did not start; see {shown(DEMO / 'server.log')}")
-
-
-def airflow_environment(connection: dict[str, str]) -> dict[str, str]:
-    """Airflow with its home in ``.demo``, the example DAGs, and the Gradient connection in a variable."""
-    return clean_environment() | {
-        "AIRFLOW_HOME": str(DEMO / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW_CONN_GRADIENT_DEFAULT": json.dumps(
-            {
-                "conn_type": "gradient",
-                "host": connection["GRADIENT_API_URL"],
-                "password": connection["GRADIENT_ACCESS_TOKEN"],
-                "extra": {"workspace_id": connection["GRADIENT_WORKSPACE_ID"]},
-            }
-        ),
-    }
-
-
-def clean_environment() -> dict[str, str]:
-    """The user's environment without what would point Airflow or the client elsewhere, or slow the start."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("AIRFLOW", "GRADIENT_")) and name != "PYTHONDONTWRITEBYTECODE"
-    }
-
-
-def run(arguments: list[str], environment: dict[str, str], log: Path) -> None:
-    """One Airflow command, its output in a file; ends the demo if it fails."""
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "airflow", *arguments]
-        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
-    if code.returncode:
-        sys.exit(f"airflow {' '.join(arguments)} failed; see {shown(log)}")
 
 
 def run_dag(dag_id: str, environment: dict[str, str]) -> bool:
@@ -184,12 +113,13 @@ def print_rounds(rounds: list[dict[str, Any]]) -> None:
     print(
         f"{'round':<7}"
         + "".join(f"{title:<24}" for title in sets.values())
-        + f"{'loss':<8}{'seconds':<9}kept"
+        + f"{'loss':<8}{'seconds':<9}promoted"
     )
     for row in rounds:
         cells = "".join(f"{interval(row['exact_match'][name]):<24}" for name in sets)
-        loss = "-" if row["mean_loss"] is None else f"{row['mean_loss']:.3f}"
-        print(f"{row['round']:<7}{cells}{loss:<8}{row['seconds']:<9.1f}{'yes' if row['accepted'] else 'no'}")
+        if row["round"]:
+            cells += f"{row['mean_loss']:<8.3f}{row['seconds']:<9.1f}{'yes' if row['promoted'] else 'no'}"
+        print(f"{row['round']:<7}{cells}".rstrip())
 
 
 def interval(metric: dict[str, float]) -> str:
@@ -208,23 +138,6 @@ def print_files() -> None:
 def is_better(last: dict[str, Any], first: dict[str, Any]) -> bool:
     """Whether the last round answers more of the tuned questions than the first."""
     return bool(last["exact_match"]["tuned"]["value"] > first["exact_match"]["tuned"]["value"])
-
-
-def say(step: str, what: str) -> None:
-    """One line, at once."""
-    print(f"  {step:<44} {what}", flush=True)
-
-
-def shown(path: Path) -> str:
-    """A path as seen from the checkout."""
-    return str(path.relative_to(ROOT))
-
-
-def make_empty(folder: Path) -> None:
-    """A folder with nothing in it."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir()
 
 
 if __name__ == "__main__":

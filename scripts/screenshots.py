@@ -1,16 +1,17 @@
 """Takes the documentation's pictures from a running Airflow, so that they can be taken again.
 
-Needs Chromium (Debian: ``apt-get install chromium``; elsewhere name it in ``CHROMIUM``) and the ``docs``
-extra. The Airflow has its home in a temporary folder and listens on a free loopback port; it is stopped at
-the end.
+Needs Chromium (Debian: ``apt-get install chromium``; elsewhere name it in ``CHROMIUM``) and the extras
+``docs`` and ``server``. Airflow and a Gradient server run the improvement loop first, so that there is
+something to see; they have their homes in a temporary folder, listen on free loopback ports, and are stopped
+at the end.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from scripts.demo_server import airflow_environment, free_port, gradient_server, migrate_airflow
+
+LOOP = "example_gradient_improvement_loop"
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 # Chromium's own calls to the outside are switched off: the pictures need none of them.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -34,9 +38,15 @@ def main() -> None:
     if not chromium:
         sys.exit("No Chromium found; install it, or name it in the variable CHROMIUM")
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with airflow_ui() as url, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        airflow_ui(Path(folder)) as url,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         picture_connection_form(browser.new_page(viewport={"width": 1000, "height": 1000}), url)
+        for name in ("evaluations", "tunings"):
+            picture_gradient_page(browser.new_page(viewport={"width": 1280, "height": 800}), url, name)
         browser.close()
 
 
@@ -56,6 +66,17 @@ def picture_connection_form(page: Page, url: str) -> None:
     picture(page, "connection-form-extra.png")
 
 
+def picture_gradient_page(page: Page, url: str, name: str) -> None:
+    """One of the Gradient page's parts, as the navigation shows it."""
+    page.goto(f"{url}/plugin/gradient")
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("link", name=name.capitalize(), exact=True).click()
+    frame.get_by_role("heading", name=name.capitalize(), exact=True).wait_for()
+    page.wait_for_timeout(800)
+    page.screenshot(path=IMAGES / f"gradient-page-{name}.png")
+    print(f"wrote docs/images/gradient-page-{name}.png")
+
+
 def picture(page: Page, name: str) -> None:
     """The dialog that is open, once it stands still."""
     page.wait_for_timeout(800)
@@ -64,23 +85,25 @@ def picture(page: Page, name: str) -> None:
 
 
 @contextmanager
-def airflow_ui() -> Iterator[str]:
-    """An Airflow API server that asks for no login; yields its address."""
-    with tempfile.TemporaryDirectory() as home, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        environment = os.environ | {
-            "AIRFLOW_HOME": home,
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+def airflow_ui(folder: Path) -> Iterator[str]:
+    """An Airflow API server that asks for no login, with a finished run of the loop; yields its address.
+
+    :param folder: gets Airflow's home, the Gradient server's data and what the run writes.
+    """
+    port = free_port()
+    with gradient_server(folder) as connection:
+        environment = airflow_environment(folder / "airflow", connection) | {
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         }
+        migrate_airflow(environment, folder / "migrate.log")
         airflow = [sys.executable, "-m", "airflow"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, **quiet)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+        conf = json.dumps({"output_dir": str(folder / "output")})
+        print(f"running {LOOP}, a minute or two")
+        subprocess.run([*airflow, "dags", "test", LOOP, "--conf", conf], check=True, **quiet)
         command = [*airflow, "api-server", "--host", "127.0.0.1", "--port", str(port)]
-        server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+        server = subprocess.Popen(command, start_new_session=True, **quiet)
         try:
             wait_for(f"http://127.0.0.1:{port}/api/v2/monitor/health")
             yield f"http://127.0.0.1:{port}"
@@ -90,8 +113,8 @@ def airflow_ui() -> Iterator[str]:
 
 
 def wait_for(url: str) -> None:
-    """Until something answers there, for a minute at most."""
-    for _ in range(120):
+    """Until something answers there, for three minutes at most."""
+    for _ in range(360):
         try:
             with urllib.request.urlopen(url, timeout=5):  # noqa: S310  an address this script made
                 return
