@@ -24,6 +24,9 @@ settings.register_profile(
 )
 settings.load_profile("gradient")
 
+SERVER_PYTHON = os.environ.get("TEST_SERVER_PYTHON", sys.executable)
+"""The interpreter that the server runs under; another one where this has no torch (`make test-matrix`)."""
+
 GRADIENT_VARIABLES = ("GRADIENT_ACCESS_TOKEN", "GRADIENT_WORKSPACE_ID", "GRADIENT_API_URL")
 
 
@@ -39,7 +42,7 @@ class ServerProcess:
         data_dir.parent.mkdir(parents=True, exist_ok=True)
         self.log_path = data_dir.with_name(f"{data_dir.name}.{uuid.uuid4().hex[:8]}.log")
         clean = {name: value for name, value in os.environ.items() if name not in GRADIENT_VARIABLES}
-        command = [sys.executable, "-m", "airflow_provider_gradient.server", "--port", "0"]
+        command = [SERVER_PYTHON, "-m", "airflow_provider_gradient.server", "--port", "0"]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--data-dir", str(data_dir), *options],
@@ -179,3 +182,31 @@ def adapter(client: GradientClient) -> Iterator[str]:
     yield model_id
     with contextlib.suppress(UnknownModelError):
         client.delete_model(model_id)
+
+
+@pytest.fixture(scope="session")
+def private_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEM file with the key and the certificate, signed by itself, of a server on 127.0.0.1."""
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    path = tmp_path_factory.mktemp("certificate") / "private.pem"
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem)
+    )
+    return path

@@ -1,28 +1,15 @@
-"""The parts of ``scripts/demo.py`` that a whole run would not show: its verdict, its environment, its end."""
+"""The parts of the demo that a whole run would not show: its verdict, its environment, its end."""
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import subprocess
 import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
-
-
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import demo, demo_server
 
 
 def scored(tuned: float) -> dict[str, Any]:
@@ -32,29 +19,27 @@ def scored(tuned: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("first", "last", "better"), [(0.1, 0.9, True), (0.5, 0.5, False), (0.5, 0.4, False)]
 )
-def test_only_a_last_round_that_answers_more_is_better(
-    demo: ModuleType, first: float, last: float, better: bool
-) -> None:
+def test_only_a_last_round_that_answers_more_is_better(first: float, last: float, better: bool) -> None:
     assert demo.is_better(scored(last), scored(first)) is better
 
 
 def test_the_users_airflow_and_gradient_settings_do_not_reach_the_demo(
-    demo: ModuleType, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("AIRFLOW_HOME", "AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW_CONN_GRADIENT_DEFAULT"):
         monkeypatch.setenv(name, "the user's")
     monkeypatch.setenv("GRADIENT_ACCESS_TOKEN", "the user's")
     monkeypatch.setenv("PATH", "/kept")
-    environment = demo.clean_environment()
+    environment = demo_server.clean_environment()
     assert "the user's" not in environment.values()
     assert environment["PATH"] == "/kept"
 
 
-def test_a_process_that_will_not_end_is_ended(demo: ModuleType) -> None:
+def test_a_process_that_will_not_end_is_ended() -> None:
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
     process = subprocess.Popen([sys.executable, "-c", f"{deaf}; time.sleep(300)"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"deaf\n"
-    demo.stop(process)
+    demo_server.stop(process)
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
