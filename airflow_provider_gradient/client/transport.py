@@ -157,6 +157,7 @@ class AsyncTransport(_Transport):
         endpoint = self._endpoint
         builder = (
             ClientBuilder()
+            .runtime_multithreaded(True)  # one thread would stand still whenever it waits for Python's lock
             .default_headers(endpoint.headers)
             .user_agent(endpoint.headers["User-Agent"])
             .follow_redirects(False)

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 import typer
+import uvloop
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.client import AsyncGradientClient
@@ -183,7 +184,7 @@ def until_signalled(work: Coroutine[Any, Any, T]) -> T:
 
     async def stoppable() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio.run makes one
+        assert task is not None  # noqa: S101 - uvloop.run makes one
 
         def stop(number: int) -> None:
             received.append(number)
@@ -194,7 +195,7 @@ def until_signalled(work: Coroutine[Any, Any, T]) -> T:
         return await work
 
     with contextlib.suppress(asyncio.CancelledError):
-        return asyncio.run(stoppable())
+        return uvloop.run(stoppable())
     typer.echo("Stopped. What was answered is kept: the same command goes on from there.", err=True)
     raise typer.Exit(128 + received[0])
 

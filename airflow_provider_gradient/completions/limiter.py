@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-_START = 32
-_START_SHARE = 0.25
+_START = 64
+_START_SHARE = 0.5
 """Requests in flight to begin with: this many, or this share of the ceiling if that is more."""
 _SHORTEST_ROUND = 10
 """Outcomes by which a share is judged at least."""

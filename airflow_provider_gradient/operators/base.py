@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import uvloop
 from airflow.sdk import BaseOperator
 
 from airflow_provider_gradient.api import InvalidRequestError
@@ -64,14 +65,14 @@ class GradientOperator(BaseOperator):
 
         async def with_client() -> T:
             task = asyncio.current_task()
-            assert task is not None  # noqa: S101 - asyncio.run makes one
+            assert task is not None  # noqa: S101 - uvloop.run makes one
             self._work = asyncio.get_running_loop(), task
             async with await self.hook.get_async_conn() as client:
                 self._workspace_id = client.workspace_id
                 return await work(client)
 
         try:
-            return asyncio.run(with_client())
+            return uvloop.run(with_client())
         except asyncio.CancelledError:
             raise RuntimeError(
                 "The task was stopped. What was acknowledged is in its journal; a retry goes on from there."

@@ -91,6 +91,7 @@ def _headers() -> dict[str, str]:
 
 def complete_dataset() -> Run:
     """The library call, as ``GradientCompleteDatasetOperator`` makes it."""
+    import uvloop
     from langchain_core.prompts import PromptTemplate  # noqa: F401 - what the first template would import
 
     from airflow_provider_gradient.client import AsyncGradientClient
@@ -110,12 +111,12 @@ def complete_dataset() -> Run:
             )
         return manifest.counts.success
 
-    return lambda task: asyncio.run(complete(task))
+    return lambda task: uvloop.run(complete(task))
 
 
 def without_journal() -> Run:
     """``complete_dataset`` with its journal in memory instead of on disk, to see what the journal costs."""
-    from airflow_provider_gradient.completions import journal
+    from airflow_provider_gradient.completions import run_journal
 
     class MemoryLog:
         """Takes the place of :class:`airflow_provider_gradient.datasets.AppendLog`."""
@@ -143,7 +144,7 @@ def without_journal() -> Run:
 
         def remove(self) -> None: ...
 
-    journal.AppendLog = MemoryLog  # type: ignore[attr-defined,assignment]
+    run_journal.AppendLog = MemoryLog  # type: ignore[assignment,misc]
     return complete_dataset()
 
 

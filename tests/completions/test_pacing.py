@@ -84,8 +84,8 @@ def test_a_server_that_bears_so_many_is_kept_busy_and_hardly_refuses(bears: int,
     server = Simulation(bears=bears)
     summary = server.run(concurrency=ceiling)
     assert server.share_of(min(bears, ceiling)) >= 0.85
-    assert server.refused <= 0.15 * server.answered + 2 * max(32, ceiling / 4)
-    assert summary.max <= max(1.2 * bears, 32, ceiling / 4, ceiling * (bears >= ceiling))
+    assert server.refused <= 0.15 * server.answered + 2 * max(64, ceiling / 2)
+    assert summary.max <= max(1.2 * bears, 64, ceiling / 2, ceiling * (bears >= ceiling))
 
 
 def test_a_server_that_bears_one_at_a_time_gets_little_more() -> None:
@@ -165,7 +165,7 @@ def test_a_limit_that_is_not_used_does_not_grow() -> None:
         pacing.on_success(now=second + 0.2, sent=second, set_aside=0, tokens=None)
     summary = pacing.summary(200.0)
     assert summary is not None
-    assert summary.max == 32
+    assert summary.max == 64
 
 
 def test_all_wait_for_as_long_as_the_server_asks_and_overlapping_pauses_are_one() -> None:
