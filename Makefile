@@ -18,7 +18,7 @@ demo-celery: ## complete a dataset in shards over two Celery workers, one of the
 	@$(RUN) scripts/install demo-celery && .venv/bin/python -m scripts.demo_celery
 
 test: ## lint, type-check and run the whole test suite
-	@$(RUN) scripts/install dev && scripts/check && .venv/bin/python -m pytest -n 2 --dist loadfile
+	@$(RUN) scripts/install dev && scripts/check && .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-clients: ## run published clients, unmodified, against the server (their environments come from package indexes)
 	@$(RUN) scripts/install dev && .venv/bin/python -m pytest tests/clients -m clients

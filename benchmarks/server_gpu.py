@@ -31,10 +31,10 @@ from benchmarks.server.tables import goals, show
 _NO_DEVICE = 3
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.server_gpu", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="cuda")
-    device = parser.parse_args().device
+    device = parser.parse_args(arguments).device
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not there[device]:
         print(f"NOT RUN: torch finds no {device} device on this machine.")

@@ -64,7 +64,8 @@ def test_the_loop_lifts_what_was_wrong_and_keeps_what_was_right(
 ) -> None:
     from airflow_provider_gradient.hooks.gradient import GradientHook
 
-    run = run_dag(example_dags.dags[LOOP], conf={"output_dir": str(tmp_path)})
+    conf = {"data_dir": str(small_story(tmp_path / "data", facts=40)), "output_dir": str(tmp_path)}
+    run = run_dag(example_dags.dags[LOOP], conf=conf)
 
     assert run.state == "success"
     summary = read(tmp_path / "summary.json")
@@ -72,7 +73,7 @@ def test_the_loop_lifts_what_was_wrong_and_keeps_what_was_right(
     before, last = summary["rounds"][0], summary["rounds"][-1]
     asked = list(read_rows(tmp_path / run.run_id / "champion" / "scores.jsonl"))
     right = {row["row"]["fact"]: row["exact_match"] for row in asked if is_tuned(row)}
-    assert sum(not each for each in right.values()) >= 100
+    assert sum(not each for each in right.values()) >= 30
     assert before["exact_match"]["old"]["value"] >= 0.95
     assert last["promoted"], summary
     assert last["exact_match"]["tuned"]["value"] >= 0.86, summary

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.server_gpu import same_tokens
+from benchmarks.server_gpu import main, same_tokens
 
 
 def test_a_mixed_batch_has_the_tokens_of_generate_with_peft_by_the_scripts_own_check(tmp_path: Path) -> None:
@@ -17,10 +15,12 @@ def test_a_mixed_batch_has_the_tokens_of_generate_with_peft_by_the_scripts_own_c
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_named_and_nothing_is_run(device: str) -> None:
+def test_a_device_that_is_not_there_is_named_and_nothing_is_run(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     if torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available():
         pytest.skip("this machine has one")
-    command = [sys.executable, "-m", "benchmarks.server_gpu", "--device", device]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 3
-    assert done.stdout == f"NOT RUN: torch finds no {device} device on this machine.\n"
+    with pytest.raises(SystemExit) as ended:
+        main(["--device", device])
+    assert ended.value.code == 3
+    assert capsys.readouterr().out == f"NOT RUN: torch finds no {device} device on this machine.\n"

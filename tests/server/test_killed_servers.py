@@ -145,3 +145,41 @@ def check(
             caller.complete(adapter, QUERY, maxGeneratedTokenCount=2)["modelVersion"]
             == expected.versions[adapter]
         )
+
+
+def tune_until_killed(caller: Caller, adapter: str, acknowledged: list[int]) -> str:
+    """Fine-tune call after call; the key of the one that got no answer."""
+    while True:
+        key = f"call {acknowledged[-1] + 1}"
+        try:
+            acknowledged.append(caller.fine_tune(adapter, "the red hen said no", key=key)["modelVersion"])
+        except httpx.TransportError:
+            return key
+
+
+def test_a_fine_tune_cut_by_a_kill_is_trained_once_when_it_is_sent_again_with_its_key(
+    forking: ForkingServer, make_caller: Callable[[Any], Any], llama_directory: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(5)
+    data_dir = tmp_path / "killed"
+    options = (f"--base-model=llama={llama_directory}",)
+    server = forking.server(data_dir, *options)
+    caller = make_caller(server)
+    adapter = caller.create()
+    acknowledged = [0]
+    for _round in range(3):
+        with ThreadPoolExecutor(1) as pool:
+            tuning = pool.submit(tune_until_killed, caller, adapter, acknowledged)
+            time.sleep(chance.uniform(0.1, 1.0))
+            server.kill()
+            unanswered = tuning.result()
+        server = forking.server(data_dir, *options)
+        caller = make_caller(server)
+        kept = caller.complete(adapter, QUERY)["modelVersion"]
+        assert acknowledged[-1] <= kept <= acknowledged[-1] + 1
+        assert on_disk(data_dir).get(adapter, []) == ([f"v{kept}"] if kept else [])
+        repeated = caller.fine_tune(adapter, "the red hen said no", key=unanswered)
+        assert repeated["modelVersion"] == acknowledged[-1] + 1, "trained once, whether or not it was kept"
+        acknowledged.append(repeated["modelVersion"])
+    server.kill()
+    assert acknowledged[-1] > 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import pytest
 from airflow_provider_gradient.server.store import Store
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Caller
+    pass
 
 QUERY = "the red hen said"
 
@@ -112,42 +111,6 @@ def test_an_adapter_whose_base_model_is_not_served_any_more_waits_for_it(restart
 def versions_on_disk(data_dir: Path, adapter: str) -> list[str]:
     directory = data_dir / "adapters" / adapter
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
-
-
-def tune_until_killed(caller: Caller, adapter: str, acknowledged: list[int]) -> str:
-    """Fine-tune call after call; the key of the one that got no answer."""
-    while True:
-        key = f"call {acknowledged[-1] + 1}"
-        try:
-            acknowledged.append(caller.fine_tune(adapter, "the red hen said no", key=key)["modelVersion"])
-        except httpx.TransportError:
-            return key
-
-
-def test_a_kill_at_any_moment_loses_no_acknowledged_step(
-    start_server: Callable[..., Any], make_caller: Any, random_models: tuple[str, ...], tmp_path: Path
-) -> None:
-    chance = random.Random(5)
-    data_dir = tmp_path / "killed"
-    server = start_server(random_models[0], data_dir=data_dir)
-    caller = make_caller(server)
-    adapter = caller.create()
-    acknowledged = [0]
-    for _round in range(3):
-        with ThreadPoolExecutor(1) as pool:
-            tuning = pool.submit(tune_until_killed, caller, adapter, acknowledged)
-            time.sleep(chance.uniform(0.1, 1.0))
-            server.kill()
-            unanswered = tuning.result()
-        server = start_server(random_models[0], data_dir=data_dir)
-        caller = make_caller(server)
-        kept = caller.complete(adapter, QUERY)["modelVersion"]
-        assert acknowledged[-1] <= kept <= acknowledged[-1] + 1
-        assert versions_on_disk(data_dir, adapter) == ([f"v{kept}"] if kept else [])
-        repeated = caller.fine_tune(adapter, "the red hen said no", key=unanswered)
-        assert repeated["modelVersion"] == acknowledged[-1] + 1, "trained once, whether or not it was kept"
-        acknowledged.append(repeated["modelVersion"])
-    assert acknowledged[-1] > 3
 
 
 def test_a_signal_stops_it_in_good_order_even_while_it_trains(
