@@ -116,11 +116,7 @@ def _over_http(name: str, server: Served, scale: Scale, say: Say) -> dict[str, A
     say(f"over HTTP: {name}")
     for number in range(len(server.ids)):
         server.complete(number, 2)
-    alone = []
-    for number in range(9):
-        began = time.perf_counter()
-        server.complete(number)
-        alone.append(time.perf_counter() - began)
+    _, alone = latencies(server, clients=1, requests=len(server.ids))
     seconds, took = latencies(server, clients=scale.clients, requests=scale.requests[name])
     return {
         "server": name,
