@@ -16,7 +16,6 @@ from benchmarks.completions.__main__ import machine
 from benchmarks.server import scenarios
 from benchmarks.server.soak import soak
 from benchmarks.server.tables import goals, show
-from benchmarks.server.threads import threads
 
 _ROOT = Path(__file__).resolve().parents[2]
 _RUN = {
@@ -24,7 +23,6 @@ _RUN = {
     "http": scenarios.http,
     "decode": scenarios.decode,
     "tune": scenarios.tune,
-    "threads": threads,
     "retain": scenarios.retain,
     "soak": soak,
 }

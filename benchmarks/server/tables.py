@@ -67,7 +67,7 @@ def show(report: dict[str, Any]) -> str:
             for row in decode
         ]
         parts.append(table(tuple(f"{name}, tokens/s" if name != "rows" else name for name in head), rows))
-    for name in ("tune", "threads", "retain", "start", "soak"):
+    for name in ("tune", "retain", "start", "soak"):
         if name in report:
             values = [
                 (key.replace("_", " "), f"{value:.2f}")
