@@ -60,13 +60,27 @@ class GradientOperator(BaseOperator):
     def run_async(self, work: Callable[[AsyncGradientClient], Awaitable[T]]) -> T:
         """What ``work`` gives back, done with a client made for it here, after Airflow's fork.
 
+        A handler of signals may raise in any callback of the event loop, which would tell it to the log and
+        go on: Airflow's does so at the end of ``execution_timeout``. Here it ends the work.
+
         :raises RuntimeError: the task was killed meanwhile.
         """
+        raised: list[BaseException] = []
 
         async def with_client() -> T:
-            task = asyncio.current_task()
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
             assert task is not None  # noqa: S101 - uvloop.run makes one
-            self._work = asyncio.get_running_loop(), task
+            self._work = loop, task
+
+            def end(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+                error = context.get("exception")
+                if error is None or isinstance(error, Exception):
+                    loop.default_exception_handler(context)
+                else:
+                    raised.append(error)
+                    task.cancel()
+
+            loop.set_exception_handler(end)
             async with await self.hook.get_async_conn() as client:
                 self._workspace_id = client.workspace_id
                 return await work(client)
@@ -74,6 +88,8 @@ class GradientOperator(BaseOperator):
         try:
             return uvloop.run(with_client())
         except asyncio.CancelledError:
+            if raised:
+                raise raised[0] from None
             raise RuntimeError(
                 "The task was stopped. What was acknowledged is in its journal; a retry goes on from there."
             ) from None

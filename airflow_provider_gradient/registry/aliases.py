@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import secrets
+import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +37,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _FILE = re.compile(r"(\d{8})\.json")
 _TRIES = 10
 """Promotions that may come in between before one gives up."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.01, 1.0
+"""Seconds; after each of them one waits up to twice as long, so that all get their turn."""
 
 
 def alias_of(model_id: str) -> str | None:
@@ -182,7 +186,7 @@ class AliasRegistry:
     def _append(self, alias: str, following: Callable[[list[Promotion]], Promotion]) -> Promotion:
         """Write what ``following`` makes of the history, unless that is its last promotion; again where
         another promoter was first, since it then makes something else of it."""
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             history = [self._read(alias, number) for number in self._numbers(alias)]
             promotion = following(history)
             if history and promotion == history[-1]:
@@ -191,6 +195,7 @@ class AliasRegistry:
             text = json.dumps(promotion.to_dict(), ensure_ascii=False, indent=2) + "\n"
             if _created(path, text.encode()):
                 return promotion
+            time.sleep(random.uniform(0, min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)))
         raise RegistryConflictError(f"alias {alias!r}: others promote to it all the time; try again")
 
     def _numbers(self, alias: str) -> list[int]:
