@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,6 +27,8 @@ settings.load_profile("gradient")
 
 SERVER_PYTHON = os.environ.get("TEST_SERVER_PYTHON", sys.executable)
 """The interpreter that the server runs under; another one where this has no torch (`make test-matrix`)."""
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 GRADIENT_VARIABLES = ("GRADIENT_ACCESS_TOKEN", "GRADIENT_WORKSPACE_ID", "GRADIENT_API_URL")
 
@@ -210,3 +213,18 @@ def private_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem)
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium. Not for the whole session: its event loop is in the way of asyncio's tests."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright, of the extra dev, is not installed"
+    )
+    if not CHROMIUM:
+        pytest.skip("no Chromium found; install it, or name it in the variable CHROMIUM")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()

@@ -9,6 +9,7 @@ number: a challenger that is bad by one of them gets through at most as often as
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
@@ -46,14 +47,14 @@ class Figures(Protocol):
         """1 where higher is better, else -1."""
 
 
-class _Rule(BaseModel):
+class _Rule(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str
 
+    @abstractmethod
     def judge(self, figures: Figures) -> tuple[Verdict, str]:
         """The rule's verdict, and its figures in words."""
-        raise NotImplementedError
 
     @property
     def needs_baseline(self) -> bool:

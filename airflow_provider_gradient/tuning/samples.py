@@ -6,6 +6,7 @@ on prompts without their answers; here an unknown key is an error that names the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,12 +93,13 @@ class Recipe:
         return _ReadyMade(self)
 
 
-class SampleBuilder:
+class SampleBuilder(ABC):
     """Makes samples of rows."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
 
+    @abstractmethod
     def build(self, row: Mapping[str, Any], where: str) -> BuiltSample:
         """The row's sample, sound by itself.
 
@@ -106,7 +108,6 @@ class SampleBuilder:
             above 0.
         :raises DatasetError: the row lacks a column.
         """
-        raise NotImplementedError
 
     def asked(self, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
         """The prompts of a row that need not hold an answer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from airflow_provider_gradient.datasets import read_rows, write_rows
 DATA = Path(__file__).resolve().parents[2] / "example_dags" / "data"
 CHALLENGE = "example_gradient_champion_challenger"
 WATCH = "example_gradient_regression_watch"
+MOMENT = {
+    "logical_date": datetime(2026, 3, 4, tzinfo=UTC),
+    "run_after": datetime(2026, 3, 4, tzinfo=UTC),
+}
+"""The run's id, in the adapters' names, decides their chance: with it, what they learn is the same each time."""
 
 pytestmark = pytest.mark.usefixtures("registry_folder")
 
@@ -62,7 +68,7 @@ def test_a_challenger_is_approved_by_a_person_and_watched_until_it_gets_worse(
 
     conf = {"data_dir": str(data_dir), "output_dir": str(tmp_path / "champions")}
     asked = respond("Approve")
-    run = run_dag(example_dags.dags[CHALLENGE], conf=conf)
+    run = run_dag(example_dags.dags[CHALLENGE], conf=conf, **MOMENT)
 
     assert run.state == "success"
     assert len(asked) == 1

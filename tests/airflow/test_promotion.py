@@ -36,29 +36,29 @@ def test_an_alias_moves_answers_and_goes_back(
 
     with DAG("promotion") as dag:
         base = client.find_base_model("tiny").id
-        first = op.GradientPromoteModelAdapterOperator(task_id="first", alias="bot", model_id=base)
+        first = op.GradientPromoteModelAdapterOperator(task_id="first", alias="mover", model_id=base)
         adapter = op.GradientCreateModelAdapterOperator(
             task_id="adapter", base_model="tiny", name="bot {{ run_id }}"
         )
         second = op.GradientPromoteModelAdapterOperator(
             task_id="second",
-            alias="bot",
+            alias="mover",
             model_id=adapter.output,
             evaluation={"model_id": None, "metrics": {"exact_match": {"value": 0.9}}, "scores_path": "s"},
             replaces=base,
         )
         answer = op.GradientCompleteOperator(
-            task_id="answer", model_id="alias:bot", query="Hello", max_generated_token_count=1
+            task_id="answer", model_id="alias:mover", query="Hello", max_generated_token_count=1
         )
         table = op.GradientCompleteDatasetOperator(
             task_id="table",
-            model_id="alias:bot",
+            model_id="alias:mover",
             dataset=[{"q": "Hello"}],
             prompt_column="q",
             output_path=str(tmp_path / "out.jsonl"),
             max_generated_token_count=1,
         )
-        back = op.GradientRollBackAliasOperator(task_id="back", alias="bot", reason="a test")
+        back = op.GradientRollBackAliasOperator(task_id="back", alias="mover", reason="a test")
         first >> adapter >> second >> [answer, table] >> back
     run = run_dag(dag)
 
@@ -67,13 +67,13 @@ def test_an_alias_moves_answers_and_goes_back(
     assert run.xcom("answer")["model_id"] == run.xcom("table")["model_id"] == adapter_id
     assert [run.xcom(task)["model_id"] for task in ("first", "second", "back")] == [base, adapter_id, base]
     hook = GradientHook()
-    assert hook.resolve("alias:bot") == base
-    assert (registry_folder / client.workspace_id / "bot").is_dir()
-    history = hook.get_registry().history("bot")
+    assert hook.resolve("alias:mover") == base
+    assert (registry_folder / client.workspace_id / "mover").is_dir()
+    history = hook.get_registry().history("mover")
     assert [each.promoted_by for each in history] == [
         f"promotion/{run.run_id}/{task}/-1" for task in ("first", "second", "back")
     ]
-    told = events(f"gradient://{client.workspace_id}/bot")
+    told = events(f"gradient://{client.workspace_id}/mover")
     assert [(each["version"], each["model_id"]) for each in told] == [(1, base), (2, adapter_id), (3, base)]
     assert told[1]["metrics"] == {"exact_match": {"value": 0.9}}
 

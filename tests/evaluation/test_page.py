@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,6 @@ from airflow_provider_gradient.evaluation import EvaluationReport, evaluate
 from airflow_provider_gradient.evaluation.page import render_page
 from airflow_provider_gradient.evaluation.shown_rows import SHOWN_ROWS, cut, diff
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 HOSTILE = (
     "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>\"'`${alert(1)}{{7*7}}"
 )
@@ -117,19 +113,6 @@ def test_many_rows_are_cut_to_those_that_changed_most_and_the_page_says_so(long_
     assert "17500 that changed" in " ".join(html.split())
     assert 'href="scores.jsonl"' in html
     assert len(html) < 1_000_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright, of the extra dev, is not installed"
-    )
-    if not CHROMIUM:
-        pytest.skip("no Chromium found; install it, or name it in the variable CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

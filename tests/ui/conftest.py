@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,6 @@ import pytest
 
 from scripts.airflow_deployment import PASSWORDS, Deployment, deployed
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 PATIENCE = 120_000
 """Milliseconds that a page may take to show what is waited for."""
 
@@ -27,19 +23,6 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         options={"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"},
     ) as airflow:
         yield airflow
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright, of the extra dev, is not installed"
-    )
-    if not CHROMIUM:
-        pytest.skip("no Chromium found; install it, or name it in the variable CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
