@@ -15,7 +15,7 @@ MOMENT = {
     "logical_date": datetime(2026, 3, 1, tzinfo=UTC),
     "run_after": datetime(2026, 3, 1, tzinfo=UTC),
 }
-"""The run's id, in the adapters' names, decides their chance: with it, what they learn is the same each time."""
+"""The run's id, in the adapters' names, decides their chance: so what they learn is the same each time."""
 
 
 def read(path: Path) -> Any:

@@ -81,8 +81,8 @@ def time_runs_out() -> None:
 @pytest.fixture
 def run_what_assets_triggered(run_dag: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Lets the scheduler make the runs that assets call for, and runs that of a DAG to its end, with other
-    values for its params than their defaults. Their id, which has no moment in it here, stands in the names of
-    the adapters and so decides their chance."""
+    values for its params than their defaults. Their id, which has no moment in it here, stands in the names
+    of the adapters and so decides their chance."""
 
     def run(dag: Any, **params: Any) -> Any:
         from airflow.jobs.job import Job

@@ -203,8 +203,7 @@ def test_a_connection_is_tested_on_a_worker_and_by_command(airflow: Deployment, 
 
 
 def test_a_viewer_sees_no_connections(log_in: Callable[..., Any], airflow: Deployment) -> None:
-    page = log_in("/", user="viewer")
-    page.goto(f"{airflow.url}/connections")
+    page = log_in("/connections", user="viewer")
     page.get_by_text(re.compile("Forbidden|403")).first.wait_for()
     with airflow.client("viewer") as api:
         assert api.get(f"/api/v2/connections/{CONN_ID}").status_code == 403
