@@ -16,9 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.providers.standard.operators.hitl import HITLEntryOperator
 from airflow.sdk import Asset, Param, dag, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_gradient.operators import GradientCompleteDatasetOperator
 

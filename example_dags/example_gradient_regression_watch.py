@@ -39,7 +39,7 @@ def find_report(params: dict[str, Any]) -> str:
 @task
 def alert(report: dict[str, Any]) -> None:
     """Fail with what was found."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     raise AirflowFailException(f"{report['model_id']} got worse: {'; '.join(report['gate']['reasons'])}")
 

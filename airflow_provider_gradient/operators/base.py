@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
@@ -30,7 +31,18 @@ T = TypeVar("T")
 NumberT = TypeVar("NumberT", int, float)
 
 
-class GradientOperator(BaseOperator):
+class TakesPaths(BaseOperator):
+    """An operator whose template fields may hold local paths.
+
+    Airflow 3.1 takes them for earlier tasks' outputs, since both have a method ``resolve``.
+    """
+
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """A local path as it is, all else as Airflow renders it."""
+        return content if type(content) is type(Path()) else super().render_template(content, *args, **kwargs)
+
+
+class GradientOperator(TakesPaths):
     """An operator that works through a Gradient connection.
 
     :param gradient_conn_id: id of the Airflow connection; where there is none, the ``GRADIENT_*`` environment

@@ -129,7 +129,7 @@ class GradientEvaluateOperator(OnGradientPage, TellsLineage, GradientOperator):
         self.log.info("Gate: %s. %s", report.gate.verdict, "; ".join(report.gate.reasons))
         if report.gate.verdict == "pass" or self.on_gate_failure == "continue":
             return report.to_dict()
-        from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+        from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
         context["ti"].xcom_push("return_value", report.to_dict())
         kind = AirflowFailException if self.on_gate_failure == "fail" else AirflowSkipException

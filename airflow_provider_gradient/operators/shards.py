@@ -10,11 +10,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, TaskGroup
+from airflow.sdk import TaskGroup
 
 from airflow_provider_gradient.lineage import Lineage, Touched, completions_lineage, dataset_uri, path_uri
 from airflow_provider_gradient.operators.base import (
     RowsField,
+    TakesPaths,
     check_at_least_one,
     located,
     number,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _LIMIT_FIELDS = ("concurrency", "min_concurrency", "requests_per_minute", "tokens_per_minute")
 
 
-class GradientPlanShardsOperator(BaseOperator):
+class GradientPlanShardsOperator(TakesPaths):
     """Cuts a dataset into shards of about as many bytes each, without reading all of it.
 
     XCom: a list with the arguments of
@@ -113,7 +114,7 @@ class GradientPlanShardsOperator(BaseOperator):
         ]
 
 
-class GradientMergeCompletionsOperator(OnGradientPage, TellsLineage, BaseOperator):
+class GradientMergeCompletionsOperator(OnGradientPage, TellsLineage, TakesPaths):
     """Puts the outputs of all shards together into the one that a single run over the dataset would have
     written, latencies aside.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow_version import OLD_AIRFLOW
 from faults import Act, FaultyServer, error, free_port, html, reply
 
 from airflow_provider_gradient.api import InvalidRequestError
@@ -106,6 +107,7 @@ def test_a_wrong_value_in_extra_is_named(
     assert message in str(caught.value)
 
 
+@pytest.mark.skipif(OLD_AIRFLOW, reason="Airflow 3.1 takes a connection that it can't read for none")
 def test_extra_that_is_no_object_is_named(airflow_connection: Define, hook: Any) -> None:
     airflow_connection("gradient_default", host="localhost", password="token-1", extra="workspace_id=w")
     with pytest.raises(InvalidRequestError, match="extra must be a JSON object"):

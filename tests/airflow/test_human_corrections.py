@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from airflow_version import WAITS_FOR_PEOPLE
 
 from airflow_provider_gradient.datasets import read_rows, write_rows
 
@@ -117,6 +118,7 @@ def run_what_assets_triggered(run_dag: Any, monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
+@WAITS_FOR_PEOPLE
 def test_what_people_write_is_checked_trained_on_and_promoted_and_what_nobody_answers_stays_open(
     gradient_default: Any,
     known_example_dags: Any,
@@ -217,7 +219,7 @@ def test_open_questions_come_first_then_wrong_ones_then_those_of_the_least_agree
 def test_a_night_without_an_answer_tells_nobody_and_keeps_every_question(
     example_dags: Any, tmp_path: Path
 ) -> None:
-    from airflow.sdk.exceptions import AirflowSkipException
+    from airflow.providers.common.compat.sdk import AirflowSkipException
 
     collect = example_dags.dags[CORRECTIONS].get_task("collect").python_callable
     doubts = [{"question": question, "said": "a", "times": 5} for question in QUESTIONS]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow_version import WAITS_FOR_PEOPLE
 
 from airflow_provider_gradient.api import InvalidRequestError, UnknownModelError
 from airflow_provider_gradient.datasets import read_rows, write_rows
@@ -55,6 +56,7 @@ def respond(api: Any) -> Iterator[Respond]:
         thread.join()
 
 
+@WAITS_FOR_PEOPLE
 def test_a_challenger_is_approved_by_a_person_and_watched_until_it_gets_worse(
     gradient_default: Any,
     example_dags: Any,
@@ -131,6 +133,7 @@ def loop(dag_id: str, folder: Path, **arguments: Any) -> Any:
     return dag
 
 
+@WAITS_FOR_PEOPLE
 def test_a_person_who_says_no_keeps_the_champion(
     gradient_default: Any, run_dag: Any, client: Any, respond: Any, tmp_path: Path
 ) -> None:

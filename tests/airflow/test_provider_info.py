@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from airflow_version import OLD_AIRFLOW
 
 from airflow_provider_gradient.provider_info import get_provider_info
 
@@ -100,11 +101,12 @@ def test_the_form_hides_the_fields_that_mean_nothing_to_gradient(form: dict[str,
 def test_the_forms_own_fields_have_labels_types_and_descriptions(form: dict[str, Any]) -> None:
     fields = form["extra_fields"]
     types = {name: field["schema"]["type"] for name, field in fields.items()}
+    number = "string" if OLD_AIRFLOW else "number"
     assert types == {
-        "workspace_id": "string",
-        "connect_timeout": ["number", "null"],
-        "read_timeout": ["number", "null"],
-        "total_timeout": ["number", "null"],
+        "workspace_id": ["string", "null"] if OLD_AIRFLOW else "string",
+        "connect_timeout": [number, "null"],
+        "read_timeout": [number, "null"],
+        "total_timeout": [number, "null"],
         "ca_bundle": ["string", "null"],
     }
     assert all(field["schema"]["title"] and field["description"] for field in fields.values())
