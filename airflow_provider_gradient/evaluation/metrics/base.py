@@ -7,6 +7,7 @@ bootstrap, the jackknife, slices and clusters need no metric of their own.
 from __future__ import annotations
 
 import unicodedata
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -122,9 +123,9 @@ class Metric(BaseModel):
         return value
 
 
-class ServedMetric(Metric):
+class ServedMetric(Metric, ABC):
     """A metric whose scores come from a Gradient server; they are asked for before the rows are scored."""
 
+    @abstractmethod
     async def ask(self, client: AsyncGradientClient, answers: Answers) -> array[float]:
         """The score of each row, in order; NaN where there is no completion."""
-        raise NotImplementedError
