@@ -73,7 +73,7 @@ class EarlierRun:
             carried = record.pop("row")
             if record["status"] == "success":
                 totals.add(record)
-                yield FinishedRow(dump_row(record), carried, carried)
+                yield FinishedRow(dump_row(record), dump_row(carried), carried)
                 continue
             again = next(rows, None)
             if again is None or any(again.columns.get(name) != value for name, value in carried.items()):
@@ -82,7 +82,7 @@ class EarlierRun:
             merged = json.loads(again.line) | own
             merged["attempts"] += record["attempts"]
             totals.add(merged)
-            yield FinishedRow(dump_row(merged), carried, again.columns)
+            yield FinishedRow(dump_row(merged), dump_row(carried), again.columns)
         if next(rows, None) is not None or count != self.manifest.rows:
             raise self._broken(f"it has {count} rows, and the manifest {self.manifest.rows}")
 

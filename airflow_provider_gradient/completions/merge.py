@@ -149,7 +149,7 @@ def _merged_file(path: StoredPath) -> Iterator[Callable[[bytes], object]]:
         def write(line: bytes) -> None:
             record = json.loads(line)
             row = record.pop("row")
-            columns.write(dump_row(record), row)
+            columns.write(dump_row(record), dump_row(row))
 
         yield write
 

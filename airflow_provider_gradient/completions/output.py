@@ -91,10 +91,15 @@ def file_size(path: StoredPath) -> int:
 
 
 class FinishedRow(NamedTuple):
-    """A row of the output: its record as a line of the journal, and columns of the dataset."""
+    """A row of the output.
+
+    :ivar line: its record, a line of the journal.
+    :ivar carried: the columns that go into the output, as a line of JSON.
+    :ivar columns: all of the dataset's.
+    """
 
     line: bytes
-    carried: Mapping[str, Any]
+    carried: bytes
     columns: Mapping[str, Any]
 
 
@@ -111,7 +116,7 @@ def write_finished(output: StoredPath, rows: Iterator[FinishedRow], *, failed: b
         for line, carried, columns in rows:
             completions.write(line, carried)
             if errors and json.loads(line)["status"] != "success":
-                errors.write(with_row(line, columns))
+                errors.write(with_row(line, dump_row(columns)))
             yield
     if not failed:
         remove(errors_path(output))
@@ -135,14 +140,16 @@ def finished_rows(
     digest = hashlib.sha256()
     for index, row in enumerate(read_rows(job.dataset)):
         where = describe_row(job.dataset, index)
-        digest.update(row_bytes(row, where))
+        columns = row_bytes(row, where)
+        digest.update(columns)
+        carried = columns if job.carry_columns is None else dump_row(job.carried(row))
         if index in journal:
-            yield FinishedRow(journal.line(index), job.carried(row), row)
+            yield FinishedRow(journal.line(index), carried, row)
         elif ended is not None:
             id_ = job.id_column and row_id(row, job.id_column, where)
             record = _not_run(index, id_, job.model_id, attempts=journal.spent(index), ended=ended)
             journal.totals.add(record)
-            yield FinishedRow(dump_row(record), job.carried(row), row)
+            yield FinishedRow(dump_row(record), carried, row)
     if digest.hexdigest() != fingerprint:
         raise DatasetError(
             f"{describe_source(job.dataset)} changed while it was completed. Run it again: all rows are then "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -33,8 +33,8 @@ _ROW_GROUP_BYTES = 1 << 25
 class OutputFile(Protocol):
     """Takes the rows of the output, in their order."""
 
-    def write(self, line: bytes, row: Mapping[str, Any], /) -> None:
-        """Add a record, a line of the journal, with the columns it carries."""
+    def write(self, line: bytes, row: bytes, /) -> None:
+        """Add a record, a line of the journal, with the columns it carries, a line of JSON too."""
 
 
 @contextlib.contextmanager
@@ -48,16 +48,16 @@ def output_file(path: StoredPath) -> Iterator[OutputFile]:
                 yield columns
 
 
-def with_row(line: bytes, row: Mapping[str, Any]) -> bytes:
-    """A record's line with the row's columns added, without reading the record."""
-    return line[:-2] + b',"row":' + dump_row(row)[:-1] + b"}\n"
+def with_row(line: bytes, row: bytes) -> bytes:
+    """A record's line with the line of the row's columns added, neither being read."""
+    return line[:-2] + b',"row":' + row[:-1] + b"}\n"
 
 
 class _Lines:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def write(self, line: bytes, row: Mapping[str, Any], /) -> None:
+    def write(self, line: bytes, row: bytes, /) -> None:
         self._file.write(with_row(line, row))
 
 
@@ -72,9 +72,9 @@ class _Columns:
         self._record_bytes = 0
         self._batches: list[Any] = []
 
-    def write(self, line: bytes, row: Mapping[str, Any], /) -> None:
+    def write(self, line: bytes, row: bytes, /) -> None:
         record = json.loads(line)
-        text = dump_row(row)[:-1].decode()
+        text = row[:-1].decode()
         if record["id"] is not None:
             record["id"] = str(record["id"])
         if record["parsed"] is not None:
