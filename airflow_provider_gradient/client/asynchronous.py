@@ -238,7 +238,7 @@ class AsyncGradientClient(ClientBase):
 
     @cached_property
     def _transport(self) -> AsyncTransport:
-        return AsyncTransport(self._endpoint, timeouts=self._timeouts)
+        return AsyncTransport(self._endpoint)
 
     async def _perform(self, call: calls.Call[T], record: CallRecord | None = None) -> T:
         attempts = self._attempts(call, record)

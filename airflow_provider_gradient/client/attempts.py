@@ -46,7 +46,7 @@ _GATEWAY_TROUBLE = (502, 503, 504)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came back. ``headers`` are looked up without regard to case."""
+    """What came back. ``headers`` are looked up by their names in lower case."""
 
     status: int
     headers: Mapping[str, str]

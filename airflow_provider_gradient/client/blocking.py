@@ -206,7 +206,7 @@ class GradientClient(ClientBase):
 
     @cached_property
     def _transport(self) -> BlockingTransport:
-        return BlockingTransport(self._endpoint, timeouts=self._timeouts)
+        return BlockingTransport(self._endpoint)
 
     def _perform(self, call: calls.Call[T], record: CallRecord | None = None) -> T:
         attempts = self._attempts(call, record)

@@ -5,9 +5,7 @@ Whatever may be shown (``repr``, messages, logs) is made of the base URL and the
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -21,9 +19,6 @@ DEFAULT_BASE_URL = "https://api.gradient.ai/api"
 TOKEN_VARIABLE = "GRADIENT_ACCESS_TOKEN"  # noqa: S105 - the variable's name
 WORKSPACE_VARIABLE = "GRADIENT_WORKSPACE_ID"
 URL_VARIABLE = "GRADIENT_API_URL"
-_PLAIN_HOST = re.compile(
-    r"(?!.*(?:^|\.)xn--)(?:[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?\.)*[a-z_]([a-z0-9_-]*[a-z0-9_])?"
-)
 USER_AGENT = f"airflow-provider-gradient/{__version__}"
 
 
@@ -92,22 +87,10 @@ def normalise_base_url(url: str) -> str:
         path += "/api"
     normalised = urlunsplit((parts.scheme, parts.netloc.lower(), path, "", ""))
     try:
-        host = httpx.URL(normalised).host
-        if not _is_plain(host):
-            from pyreqwest.http import Url  # the transport's module says why not always
-
-            Url(normalised)
+        _ = httpx.URL(normalised).raw_host.decode().encode("idna")  # as a resolver is asked
     except (httpx.InvalidURL, ValueError) as error:
         raise InvalidRequestError(f"base_url must name a host: {error} (got {url.strip()!r})") from None
     return normalised
-
-
-def _is_plain(host: str) -> bool:
-    """Whether all parsers of URLs take the host: a name in ASCII, or an IP address as usually written."""
-    try:
-        return bool(_PLAIN_HOST.fullmatch(host) or ipaddress.ip_address(host))
-    except ValueError:
-        return False
 
 
 def _split(name: str, url: str) -> SplitResult:

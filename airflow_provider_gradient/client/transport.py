@@ -1,58 +1,43 @@
-"""The bytes' way: calls over httpx, and the frequent ones of the asynchronous client over pyreqwest, because
-httpx's pool collapses with dozens of calls in flight.
+"""The bytes' way: calls over httpx, and the frequent ones of the asynchronous client over kept connections of
+their own, because httpx's pool collapses with dozens of calls in flight.
 
-Only httpx tells reliably whether there was a connection when a call failed (pyreqwest names both a
-failed connection), and the repetition of a fine-tune hangs on that: so every call that is not frequent goes
-over httpx, on a connection of its own. Nothing is opened before the first call, and nothing is used on in a
-forked child: neither kept sockets nor pyreqwest's threads survive a fork.
-
-pyreqwest is loaded by the first call that goes over it. Its allocator (mimalloc 3) can crash a process in
-which threads come and go, when a new thread first needs it: Airflow's API server and triggerer, which make no
-frequent calls, never load it.
+A call that is not frequent goes over httpx, on a connection of its own. Nothing is opened before the first
+call, and no kept socket is used on in a forked child.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
-import re
-import socket
 import ssl
 import threading
 import time
-from datetime import timedelta
-from functools import cache, cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import urllib.request
+from functools import cached_property
+from typing import Any
 
 import httpx
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.client.attempts import Answer, NoAnswer
 from airflow_provider_gradient.client.calls import Call
+from airflow_provider_gradient.client.connections import KEPT_SECONDS, Connections, in_words
 from airflow_provider_gradient.client.endpoint import Endpoint
-from airflow_provider_gradient.client.policy import TimeLeft, Timeouts
+from airflow_provider_gradient.client.policy import TimeLeft
 
-if TYPE_CHECKING:
-    from pyreqwest.client import Client
-    from pyreqwest.exceptions import PyreqwestError
-
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
-"""Idle connections go before uvicorn, which keeps them for 5 s, closes them."""
+_KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEPT_SECONDS)
 
 
 class _Transport:
     """What both transports share: the endpoint, and certificates read once."""
 
-    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._timeouts = timeouts
 
     @property
     def _uses_tls(self) -> bool:
-        return any(url.startswith("https:") for url in (self._endpoint.base_url, self._endpoint.proxy or ""))
+        proxies = (self._endpoint.proxy or "", *urllib.request.getproxies().values())
+        return any(url.startswith("https:") for url in (self._endpoint.base_url, *proxies))
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -83,8 +68,8 @@ class _Transport:
 class BlockingTransport(_Transport):
     """httpx; frequent calls keep their connections. May be used from several threads."""
 
-    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts) -> None:
-        super().__init__(endpoint, timeouts=timeouts)
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
         self._lock = threading.Lock()
         self._kept: httpx.Client | None = None
         self._kept_in = 0
@@ -115,72 +100,26 @@ class BlockingTransport(_Transport):
 
 
 class AsyncTransport(_Transport):
-    """pyreqwest for frequent calls, httpx for the others. Not bound to an event loop."""
-
-    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts) -> None:
-        super().__init__(endpoint, timeouts=timeouts)
-        self._kept: Client | None = None
-        self._kept_in = 0
+    """:class:`~.connections.Connections` for frequent calls, httpx for the others. Not bound to an event
+    loop."""
 
     async def send(self, call: Call[Any], *, timeouts: TimeLeft) -> Answer:
         """One attempt.
 
         :raises NoAnswer: nothing came back.
         """
-        url = self._endpoint.base_url + call.path
-        if call.frequent and (client := self._keep()) is not None:
-            return await _send_fast(client, call, url=url, timeouts=timeouts)
-        async with httpx.AsyncClient(**self._httpx_arguments()) as client_:
-            return await _asend(client_, call, url=url, timeouts=timeouts)
+        if call.frequent:
+            return await self._connections.send(call, timeouts=timeouts)
+        async with httpx.AsyncClient(**self._httpx_arguments()) as client:
+            return await _asend(client, call, url=self._endpoint.base_url + call.path, timeouts=timeouts)
 
     async def aclose(self) -> None:
         """Close kept connections; a later call opens new ones."""
-        kept, self._kept = self._kept, None
-        if kept is not None and self._kept_in == os.getpid():
-            await kept.close()
+        self._connections.close()
 
-    def _keep(self) -> Client | None:
-        """The kept client; ``None`` in a process forked from one that used pyreqwest."""
-        if self._kept is None or self._kept_in != os.getpid():
-            try:
-                self._kept = self._build()
-            except RuntimeError:
-                return None
-            self._kept_in = os.getpid()
-        return self._kept
-
-    def _build(self) -> Client:
-        from pyreqwest.client import ClientBuilder
-        from pyreqwest.proxy import ProxyBuilder
-
-        _end_well()
-        endpoint = self._endpoint
-        builder = (
-            ClientBuilder()
-            .runtime_multithreaded(True)  # one thread would stand still whenever it waits for Python's lock
-            .default_headers(endpoint.headers)
-            .user_agent(endpoint.headers["User-Agent"])
-            .follow_redirects(False)
-            .connect_timeout(timedelta(seconds=self._timeouts.connect))
-            .read_timeout(timedelta(seconds=self._timeouts.read))
-            .pool_idle_timeout(timedelta(seconds=4))
-        )
-        if endpoint.verify is False:
-            builder = builder.danger_accept_invalid_certs(True)
-        elif isinstance(endpoint.verify, str) and self._uses_tls:
-            _ = self._tls  # says what is wrong with the bundle
-            for certificate in _CERTIFICATE.findall(Path(endpoint.verify).read_bytes()):
-                builder = builder.add_root_certificate_pem(certificate)
-        if endpoint.proxy is not None:
-            builder = builder.proxy(ProxyBuilder.all(endpoint.proxy))
-        return builder.build()
-
-
-@cache
-def _end_well() -> None:
-    """Have the process wait a moment before it ends, once: pyreqwest's thread needs Python for an instant
-    after it has handed over an answer, and an interpreter that ends just then aborts (exit status -6)."""
-    atexit.register(time.sleep, 0.05)
+    @cached_property
+    def _connections(self) -> Connections:
+        return Connections(self._endpoint, tls=lambda: self._tls)
 
 
 def _send(client: httpx.Client, call: Call[Any], *, url: str, timeouts: TimeLeft) -> Answer:
@@ -208,20 +147,6 @@ async def _asend(client: httpx.AsyncClient, call: Call[Any], *, url: str, timeou
         raise _no_answer_of_httpx(error, timeouts) from error
 
 
-async def _send_fast(client: Client, call: Call[Any], *, url: str, timeouts: TimeLeft) -> Answer:
-    from pyreqwest.exceptions import PyreqwestError
-
-    request = client.request(call.method, url).headers(call.headers)
-    request = request.timeout(timedelta(seconds=timeouts.total))
-    if call.body is not None:
-        request = request.body_bytes(call.body)
-    try:
-        response = await request.build().send()
-        return Answer(status=response.status, headers=response.headers, body=bytes(await response.bytes()))
-    except PyreqwestError as error:
-        raise _no_answer_of_pyreqwest(error, timeouts) from error
-
-
 def _httpx_request(call: Call[Any], timeouts: TimeLeft) -> dict[str, Any]:
     return {
         "content": call.body,
@@ -240,32 +165,4 @@ def _no_answer_of_httpx(error: Exception, timeouts: TimeLeft) -> NoAnswer:
         return NoAnswer(reason=f"no answer within {timeouts.read:g} s", sent=True, timed_out=True)
     unsent = isinstance(error, httpx.ConnectError | httpx.ProxyError)
     what = "no connection" if unsent else "the connection was lost"
-    return NoAnswer(reason=f"{what} ({_innermost(error)})", sent=not unsent)
-
-
-def _innermost(error: BaseException) -> str:
-    """The words of the error at the bottom, where the operating system's reason is."""
-    while True:
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        elif (cause := error.__cause__ or error.__context__) is not None:
-            error = cause
-        else:
-            break
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
-        return os.strerror(error.errno)
-    return str(error) or type(error).__name__
-
-
-def _no_answer_of_pyreqwest(error: PyreqwestError, timeouts: TimeLeft) -> NoAnswer:
-    from pyreqwest.exceptions import RequestTimeoutError
-
-    causes = [cause["message"] for cause in (getattr(error, "details", None) or {}).get("causes") or []]
-    unsent = "client error (Connect)" in causes
-    if isinstance(error, RequestTimeoutError):  # which of the time-outs it was, it doesn't say
-        limits = (
-            f"connection {timeouts.connect:g} s, silence {timeouts.read:g} s, in all {timeouts.total:g} s"
-        )
-        return NoAnswer(reason=f"no answer in time ({limits})", sent=not unsent, timed_out=True)
-    what = "no connection" if unsent else "the connection was lost"
-    return NoAnswer(reason=f"{what} ({causes[-1] if causes else error.message})", sent=not unsent)
+    return NoAnswer(reason=f"{what} ({in_words(error)})", sent=not unsent)

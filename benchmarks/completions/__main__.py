@@ -20,7 +20,7 @@ from benchmarks.completions.tables import goals, show
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SCENARIOS = ("throughput", "faults", "overload", "journaling", "memory", "resume")
-_PACKAGES = ("pyreqwest", "httpx", "aiohttp", "gradientai", "langchain-core", "langchain-community")
+_PACKAGES = ("httptools", "uvloop", "httpx", "aiohttp", "gradientai", "langchain-core", "langchain-community")
 
 
 def main() -> None:

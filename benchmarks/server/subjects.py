@@ -9,20 +9,24 @@ import asyncio
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import uvloop
-from pyreqwest.client import ClientBuilder
+
+from airflow_provider_gradient.client.calls import Call
+from airflow_provider_gradient.client.connections import Connections
+from airflow_provider_gradient.client.endpoint import Endpoint
+from airflow_provider_gradient.client.policy import TimeLeft
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT_IN = ROOT / "airflow_provider_gradient" / "server" / "tiny_model"
@@ -173,7 +177,7 @@ def tuned_adapter(server: Served, base: str, name: str, samples: Sequence[str] =
 def latencies(server: Served, *, clients: int, requests: int) -> tuple[float, list[float]]:
     """Seconds for so many requests of so many clients at once, and each one's own.
 
-    They come by the lightest client there is: what it takes of the two cores, the server lacks.
+    They come over this package's own connections: what it takes of the two cores, the server lacks.
     """
     return uvloop.run(_load(server, clients, requests))
 
@@ -181,20 +185,27 @@ def latencies(server: Served, *, clients: int, requests: int) -> tuple[float, li
 async def _load(server: Served, clients: int, requests: int) -> tuple[float, list[float]]:
     numbers = iter(range(requests))
     took: list[float] = []
-    builder = ClientBuilder().default_headers(server.headers).timeout(timedelta(seconds=600))
-    async with builder.error_for_status(True).build() as http:
+    endpoint = Endpoint(
+        base_url=server.url,
+        workspace_id=server.headers.get("x-gradient-workspace-id", "none"),
+        access_token=server.headers.get("Authorization", "Bearer none").removeprefix("Bearer "),
+    )
+    connections = Connections(endpoint, tls=ssl.create_default_context)
 
-        async def client() -> None:
-            for number in numbers:
-                path, body = server.request(number)
-                began = time.perf_counter()
-                answer = await http.post(f"{server.url}{path}").body_json(body).build().send()
-                await answer.bytes()
-                took.append(time.perf_counter() - began)
+    async def client() -> None:
+        for number in numbers:
+            path, body = server.request(number)
+            call = Call(method="POST", path=path, body=json.dumps(body).encode(), parse=json.loads)
+            began = time.perf_counter()
+            answer = await connections.send(call, timeouts=TimeLeft(connect=600, read=600, total=600))
+            took.append(time.perf_counter() - began)
+            assert answer.status == 200, answer.body
 
-        began = time.perf_counter()
-        await asyncio.gather(*(client() for _ in range(clients)))
-        return time.perf_counter() - began, took
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    seconds = time.perf_counter() - began
+    connections.close()
+    return seconds, took
 
 
 def quantile(values: Sequence[float], share: float) -> float:

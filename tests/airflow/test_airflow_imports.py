@@ -65,28 +65,3 @@ def test_the_library_works_without_airflow() -> None:
         for layer in ("api", "client", "datasets", "completions", "tuning", "evaluation")
     )
     assert loaded_by(f"import {modules}") & {"airflow", "torch", "langchain_core"} == set()
-
-
-def test_what_airflows_own_processes_call_does_not_load_pyreqwest() -> None:
-    """The API server tests connections and lists adapters, the triggerer lists models."""
-    script = """
-import asyncio
-from airflow_provider_gradient.client import AsyncGradientClient, GradientClient, RetryPolicy
-from airflow_provider_gradient.hooks.gradient import GradientHook
-from airflow_provider_gradient.triggers.gradient import GradientTrigger
-from airflow_provider_gradient.api import GradientError
-given = {"access_token": "t", "workspace_id": "w", "base_url": "http://127.0.0.1:9"}
-given["retries"] = RetryPolicy(attempts=1)
-def blocking():
-    with GradientClient(**given) as client:
-        client.list_models()
-async def asynchronous():
-    async with AsyncGradientClient(**given) as client:
-        await client.list_models()
-for call in (blocking, lambda: asyncio.run(asynchronous())):
-    try:
-        call()
-    except GradientError as error:
-        assert "no connection" in str(error)
-"""
-    assert "pyreqwest" not in loaded_by(script)

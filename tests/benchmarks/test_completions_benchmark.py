@@ -40,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_it_says_where_it_ran_and_with_what(report: dict[str, Any]) -> None:
     assert report["quick"] is True
     assert {"cpu", "cores", "python", "system"} <= set(report["machine"])
-    assert report["versions"]["pyreqwest"]
+    assert report["versions"]["httptools"]
 
 
 def test_every_peer_answers_every_row_with_no_more_in_flight_than_allowed(
