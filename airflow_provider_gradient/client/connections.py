@@ -50,7 +50,7 @@ class Connections:
         self._scheme, self._host, self._netloc = url.scheme, url.raw_host.decode(), url.netloc.decode()
         self._port = url.port or _PORTS[url.scheme]
         fields = {"Host": self._netloc, **endpoint.headers}
-        target = url.raw_path.decode()
+        target = url.raw_path.decode().rstrip("/")
         if self._proxy is not None and self._scheme == "http":
             target = f"http://{self._netloc}{target}"
             fields |= _credentials(self._proxy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from airflow_provider_gradient.api import Sample, UnprocessableContentError
@@ -36,7 +37,8 @@ class EncodedSample:
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     """The token ids a model continues: special tokens in the text are parsed, the opening one is there
     once."""
-    return _opening(tokenizer) + _without_opening(tokenizer, _encode(tokenizer, text, parse_special=True))
+    tokens = _without_opening(tokenizer, _encode(tokenizer, text, parse_special=True))
+    return [*_opening(tokenizer), *tokens]
 
 
 def encode_samples(
@@ -67,7 +69,7 @@ def encode_samples(
 
 
 def _encode_sample(tokenizer: Any, sample: Sample, config: BaseModelConfig) -> EncodedSample:
-    tokens = _opening(tokenizer)
+    tokens = list(_opening(tokenizer))
     opening = len(tokens)
     trainable = [False] * opening
     for segment in sample.segments:
@@ -110,11 +112,12 @@ def _encode(tokenizer: Any, text: str, *, parse_special: bool) -> list[int]:
     return list(ids)
 
 
-def _opening(tokenizer: Any) -> list[int]:
-    """``[bos]`` where the tokenizer begins its texts with it, as it does where it was trained so."""
+@lru_cache(maxsize=16)
+def _opening(tokenizer: Any) -> tuple[int, ...]:
+    """The token with which the tokenizer begins its texts, where it was trained so: it is asked once."""
     bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and list(tokenizer("a").input_ids)[:1] == [bos] else []
+    return (bos,) if bos is not None and list(tokenizer("a").input_ids)[:1] == [bos] else ()
 
 
 def _without_opening(tokenizer: Any, ids: list[int]) -> list[int]:
-    return ids[1:] if ids[:1] == _opening(tokenizer) and ids else ids
+    return ids[1:] if ids and tuple(ids[:1]) == _opening(tokenizer) else ids

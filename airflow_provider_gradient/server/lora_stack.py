@@ -2,10 +2,10 @@
 
 Every adapter is one row of a matrix: the A and B of each linear layer one after another, padded with zeros to
 the largest rank and with the scale in B. Layers that read the same input are one here too: their A stand side
-by side, their B on the diagonal of a matrix of zeros. What a batch needs of a layer is then a view of that
-matrix, and the layer's share for all rows is two batched products, however many adapters there are. A version
-of an adapter never changes in place: a new one is another row, and texts begun by the old one finish on the
-old one.
+by side. What a batch needs of a layer is then a view of that matrix, and the layers' share for all rows is
+one batched product with all their A and one with the B of each, however many adapters there are. A version of
+an adapter never changes in place: a new one is another row, and texts begun by the old one finish on the old
+one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -69,6 +70,17 @@ class Lora:
         return max(len(first) for first, _ in self.pairs.values())
 
 
+class _Part(NamedTuple):
+    """A and B of joined layers.
+
+    :param first: adapters x layers x rank x inputs.
+    :param seconds: of each layer: adapters x rank x its outputs.
+    """
+
+    first: Tensor
+    seconds: list[Tensor]
+
+
 class LoraStack:
     """The adapters in memory; the one not used for longest goes when there are too many.
 
@@ -84,7 +96,7 @@ class LoraStack:
         self._places: OrderedDict[AdapterKey, int] = OrderedDict()
         self._rank = 0
         self._weights = torch.empty(0, 0)
-        self._parts: list[tuple[Tensor, Tensor]] = []
+        self._parts: list[_Part] = []
 
     def __len__(self) -> int:
         return len(self._places)
@@ -118,13 +130,13 @@ class LoraStack:
         first, last = active[0], active[-1] + 1
         if last - first <= 2 * len(active):
             groups = range(first, last)
-            parts = [(a[first:last], b[first:last]) for a, b in self._parts]
+            parts = [_Part(a[first:last], [b[first:last] for b in bs]) for a, bs in self._parts]
         else:
             groups = range(0)
             parts = self._split(self._weights[active])
         numbers = {place: number for number, place in enumerate(groups or active)}
         return AddedByAdapters(
-            [_as_one(a, b) for a, b in parts],
+            parts,
             [None if place is None else numbers[place] for place in places],
             self._weights.device,
         )
@@ -147,43 +159,42 @@ class LoraStack:
         size = sum(self._first_size(target) + self._second_size(target) for target in self._targets)
         self._weights = torch.zeros(room, size, dtype=some.dtype, device=some.device)
         self._parts = self._split(self._weights)
-        for new, parts in zip(self._parts, old, strict=False):
-            for grown, part in zip(new, parts, strict=True):
-                grown[:kept, :, :rank] = part
+        for new, part in zip(self._parts, old, strict=False):
+            new.first[:kept, :, :rank] = part.first
+            for grown, second in zip(new.seconds, part.seconds, strict=True):
+                grown[:kept, :rank] = second
 
     def _first_size(self, target: Joined) -> int:
         return len(target.names) * self._rank * target.inputs
 
     def _second_size(self, target: Joined) -> int:
-        return len(target.names) * self._rank * sum(target.outputs)
+        return self._rank * sum(target.outputs)
 
-    def _split(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Of each target A and B: adapters x joined layers x rank x inputs, or outputs of all of them."""
+    def _split(self, weights: Tensor) -> list[_Part]:
+        """What each target has of these rows."""
         parts, start = [], 0
         for target in self._targets:
             middle = start + self._first_size(target)
             end = middle + self._second_size(target)
-            shape = (-1, len(target.names), self._rank)
-            first = weights[:, start:middle].view(*shape, target.inputs)
-            second = weights[:, middle:end].view(*shape, sum(target.outputs))
-            parts.append((first, second))
+            shape = (-1, len(target.names), self._rank, target.inputs)
+            widths = [self._rank * width for width in target.outputs]
+            seconds = [
+                second.view(-1, self._rank, width)
+                for second, width in zip(
+                    weights[:, middle:end].split_with_sizes(widths, dim=1), target.outputs, strict=True
+                )
+            ]
+            parts.append(_Part(weights[:, start:middle].view(shape), seconds))
             start = end
         return parts
 
     def _fill(self, place: int, lora: Lora) -> None:
         self._weights[place].zero_()
-        for target, (first, second) in zip(self._targets, self._parts, strict=True):
-            start = 0
-            for number, (name, width) in enumerate(zip(target.names, target.outputs, strict=True)):
+        for target, (first, seconds) in zip(self._targets, self._parts, strict=True):
+            for number, (name, second) in enumerate(zip(target.names, seconds, strict=True)):
                 a, b = lora.pairs[name]
                 first[place, number, : len(a)] = a
-                second[place, number, : len(a), start : start + width] = b.t() * lora.scale
-                start += width
-
-
-def _as_one(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Adapters x inputs x ranks of all joined layers, and adapters x these x outputs."""
-    return first.flatten(1, 2).transpose(1, 2), second.flatten(1, 2)
+                second[place, : len(a)] = b.t() * lora.scale
 
 
 class AddedByAdapters:
@@ -192,16 +203,15 @@ class AddedByAdapters:
     The rows are sorted by adapter into equally high blocks, each adapter multiplies its block, and what comes
     out is added to its rows. What fills a block up belongs to no row.
 
-    :param views: A and B of each target for these adapters: adapters x inputs x rank, adapters x rank x
-        outputs.
+    :param parts: A and B of each target for these adapters.
     :param rows: the number of each row's adapter among them, ``None`` for none.
     """
 
-    def __init__(
-        self, views: Sequence[tuple[Tensor, Tensor]], rows: Sequence[int | None], device: torch.device
-    ) -> None:
-        self._views = views
-        self._groups = len(views[0][0])
+    def __init__(self, parts: Sequence[_Part], rows: Sequence[int | None], device: torch.device) -> None:
+        self._views = [
+            (first.flatten(1, 2).transpose(1, 2), first.shape[2], seconds) for first, seconds in parts
+        ]
+        self._groups = len(parts[0].first)
         self._rows = len(rows)
         members: list[list[int]] = [[] for _ in range(self._groups)]
         for row, group in enumerate(rows):
@@ -217,10 +227,16 @@ class AddedByAdapters:
 
     def add(self, target: int, x: Tensor, y: Tensor) -> None:
         """Add the adapters' share to ``y``, in place."""
-        first, second = self._views[target]
+        first, rank, seconds = self._views[target]
         if self._alone:
-            y.addmm_(x.mm(first[0]), second[0])
+            widths = [second.shape[2] for second in seconds]
+            inner = x.mm(first[0]).split_with_sizes([rank] * len(seconds), dim=1)
+            for part, second, out in zip(inner, seconds, y.split_with_sizes(widths, dim=1), strict=True):
+                out.addmm_(part, second[0])
             return
         blocks = x.view(self._rows, -1).index_select(0, self._blocks).view(self._groups, -1, x.shape[-1])
-        share = torch.bmm(torch.bmm(blocks, first), second).view(len(self._blocks), -1)
-        y.view(self._rows, -1).index_add_(0, self._members, share.index_select(0, self._cells))
+        inner = torch.bmm(blocks, first).split_with_sizes([rank] * len(seconds), dim=2)
+        shares = [torch.bmm(part, second) for part, second in zip(inner, seconds, strict=True)]
+        share = torch.cat(shares, dim=2) if len(shares) > 1 else shares[0]
+        added = share.view(len(self._blocks), -1).index_select(0, self._cells)
+        y.view(self._rows, -1).index_add_(0, self._members, added)
