@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -45,8 +46,13 @@ def main() -> None:
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         picture_connection_form(browser.new_page(viewport={"width": 1000, "height": 1000}), url)
+        wide, phone = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
         for name in ("evaluations", "tunings"):
-            picture_gradient_page(browser.new_page(viewport={"width": 1280, "height": 800}), url, name)
+            picture_gradient_page(browser.new_page(viewport=wide), url, name, file=name)
+        picture_gradient_page(browser.new_page(viewport=wide), url, "tunings", file="task", task="tune")
+        dark = browser.new_page(viewport=wide, color_scheme="dark")
+        picture_gradient_page(dark, url, "evaluations", file="dark")
+        picture_gradient_page(browser.new_page(viewport=phone), url, "completions", file="phone")
         browser.close()
 
 
@@ -66,15 +72,21 @@ def picture_connection_form(page: Page, url: str) -> None:
     picture(page, "connection-form-extra.png")
 
 
-def picture_gradient_page(page: Page, url: str, name: str) -> None:
-    """One of the Gradient page's parts, as the navigation shows it."""
+def picture_gradient_page(page: Page, url: str, name: str, *, file: str, task: str | None = None) -> None:
+    """One of the Gradient page's parts, as the navigation shows it.
+
+    :param task: whose own page is opened from there.
+    """
     page.goto(f"{url}/plugin/gradient")
     frame = page.frame_locator("iframe")
     frame.get_by_role("link", name=name.capitalize(), exact=True).click()
     frame.get_by_role("heading", name=name.capitalize(), exact=True).wait_for()
+    if task is not None:
+        frame.get_by_role("link", name=re.compile(task)).first.click()
+        frame.get_by_text("What it returned").wait_for()
     page.wait_for_timeout(800)
-    page.screenshot(path=IMAGES / f"gradient-page-{name}.png")
-    print(f"wrote docs/images/gradient-page-{name}.png")
+    page.screenshot(path=IMAGES / f"gradient-page-{file}.png")
+    print(f"wrote docs/images/gradient-page-{file}.png")
 
 
 def picture(page: Page, name: str) -> None:

@@ -108,6 +108,10 @@ class Connections:
         except OSError as error:  # errors of TLS too
             connection.drop()
             raise NoAnswer(reason=f"no connection ({in_words(error)})", sent=False) from error
+        except NoAnswer as failure:  # of the proxy: the server has seen nothing
+            connection.drop()
+            reason = f"no connection (the proxy: {failure.reason})"
+            raise NoAnswer(reason=reason, sent=False, timed_out=failure.timed_out) from None
         except BaseException:
             connection.drop()
             raise
@@ -134,7 +138,7 @@ class Connections:
             head.encode("ascii"), read=timeouts.read, end=loop.time() + timeouts.total, tunnel=True
         )
         if not 200 <= answer.status < 300:
-            raise NoAnswer(reason=f"no connection (the proxy answers HTTP {answer.status})", sent=False)
+            raise NoAnswer(reason=f"it answers HTTP {answer.status}", sent=False)
         await connection.start_tls(self._tls(), self._host)
 
 
@@ -314,7 +318,8 @@ def _proxy(url: httpx.URL, given: str | None) -> httpx.URL | None:
         return None
     try:
         proxy = httpx.URL(given if "://" in given else f"http://{given}")
-    except httpx.InvalidURL:
+        proxy.raw_host.decode().encode("idna")  # as a resolver is asked
+    except (httpx.InvalidURL, UnicodeError):
         proxy = None
     if proxy is None or proxy.scheme not in _PORTS or not proxy.host:
         raise InvalidRequestError(

@@ -248,11 +248,23 @@ class TestProxies:
     def test_a_refused_tunnel_sends_nothing_and_may_be_tried_again(self, run):
         with (
             TunnelProxy(1, status=407) as proxy,
-            pytest.raises(GradientConnectionError, match="the proxy answers HTTP 407") as raised,
+            pytest.raises(
+                GradientConnectionError, match=r"no connection \(the proxy: it answers HTTP 407"
+            ) as raised,
         ):
             run(once, base_url="https://gradient.invalid", proxy=proxy.url, retries=TWICE)
         assert not raised.value.outcome_unknown
         assert [head.split()[1] for head in proxy.heads] == ["gradient.invalid:443"] * 2
+
+    def test_of_a_tunnel_that_breaks_the_server_has_seen_nothing(self, run):
+        with (
+            FaultyServer(cut()) as proxy,
+            pytest.raises(
+                GradientConnectionError, match=r"no connection \(the proxy: the connection"
+            ) as raised,
+        ):
+            run(once, base_url="https://gradient.invalid", proxy=f"http://127.0.0.1:{proxy.port}")
+        assert not raised.value.outcome_unknown
 
     def test_credentials_of_a_proxy_are_sent_to_it(self, run):
         with FaultyServer(completion("yes")) as proxy:
@@ -271,7 +283,9 @@ class TestProxies:
             monkeypatch.setenv("no_proxy", "example.com,127.0.0.1")
             assert run(once, base_url=server.url) == "itself"
 
-    @pytest.mark.parametrize("value", ["socks5://user:secret@127.0.0.1:1", "http://", "http://[::1"])
+    @pytest.mark.parametrize(
+        "value", ["socks5://user:secret@127.0.0.1:1", "http://", "http://[::1", "http://.:1"]
+    )
     def test_what_is_no_http_proxy_is_refused_without_repeating_it(self, run, monkeypatch, value):
         monkeypatch.setenv("all_proxy", value)
         with pytest.raises(InvalidRequestError, match=r"an HTTP proxy is needed.*ALL_PROXY") as raised:
