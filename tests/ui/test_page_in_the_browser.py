@@ -118,6 +118,9 @@ def test_the_page_fits_and_follows_the_colours(
         page.goto(f"{airflow.url}/gradient/{name}")
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(
+            "[...document.querySelectorAll('.scroll')].every(one => one.scrollWidth <= one.clientWidth)"
+        )
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 128 * 3) == (scheme == "dark")
     assert wrong == []
