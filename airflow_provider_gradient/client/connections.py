@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
 import ssl
@@ -98,23 +99,20 @@ class Connections:
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, timeouts: TimeLeft) -> _Connection:
         connection = _Connection(loop)
-        try:
-            async with asyncio.timeout(min(timeouts.connect, timeouts.total)):
-                await self._open(connection, loop, timeouts)
-        except TimeoutError:
-            connection.drop()
-            reason = f"no connection within {timeouts.connect:g} s"
-            raise NoAnswer(reason=reason, sent=False, timed_out=True) from None
-        except OSError as error:  # errors of TLS too
-            connection.drop()
-            raise NoAnswer(reason=f"no connection ({in_words(error)})", sent=False) from error
-        except NoAnswer as failure:  # of the proxy: the server has seen nothing
-            connection.drop()
-            reason = f"no connection (the proxy: {failure.reason})"
-            raise NoAnswer(reason=reason, sent=False, timed_out=failure.timed_out) from None
-        except BaseException:
-            connection.drop()
-            raise
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(connection.drop)
+            try:
+                async with asyncio.timeout(min(timeouts.connect, timeouts.total)):
+                    await self._open(connection, loop, timeouts)
+            except TimeoutError:
+                reason = f"no connection within {timeouts.connect:g} s"
+                raise NoAnswer(reason=reason, sent=False, timed_out=True) from None
+            except OSError as error:  # errors of TLS too
+                raise NoAnswer(reason=f"no connection ({in_words(error)})", sent=False) from error
+            except NoAnswer as failure:  # of the proxy: the server has seen nothing
+                reason = f"no connection (the proxy: {failure.reason})"
+                raise NoAnswer(reason=reason, sent=False, timed_out=failure.timed_out) from None
+            on_failure.pop_all()
         return connection
 
     async def _open(
@@ -154,9 +152,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
-        self._head_is_whole = self._is_tunnel = False
+        self._is_tunnel = False
+        self._begin_answer()
         self.since = 0.0
 
     @property
@@ -177,6 +174,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             answer.set_exception(NoAnswer(reason="the connection was lost at once", sent=False))
             return answer
+        self._begin_answer()  # else the end of the connection could end an earlier answer again
         self._read, self._end, self._is_tunnel = read, end, tunnel
         self._heard = now = self._loop.time()
         self._timer = self._loop.call_at(min(end, now + read), self._look_at_the_clock)
@@ -226,7 +224,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._answer is None:  # a second answer to one request
             self.drop()
-        self._headers, self._body, self._head_is_whole = {}, [], False
+        self._begin_answer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
@@ -246,6 +244,11 @@ class _Connection(asyncio.Protocol):
         self._finish()
         if not keep:
             self.drop()
+
+    def _begin_answer(self) -> None:
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._head_is_whole = False
 
     def _finish(self) -> None:
         answer, self._answer = self._answer, None

@@ -18,6 +18,7 @@ from airflow_provider_gradient.api import (
     GradientConnectionError,
     GradientTimeoutError,
     InvalidRequestError,
+    InvalidResponseError,
 )
 from airflow_provider_gradient.client import AsyncGradientClient, RetryPolicy, Timeouts, connections
 from tests.client.tunnel import TunnelProxy
@@ -87,6 +88,20 @@ def test_a_connection_is_not_used_after_an_answer(run, answer):
     with FaultyServer(Act(send=ENDING[answer])) as server:
         assert run(twice, base_url=server.url) == ["yes", "yes"]
     assert server.connections == 2
+
+
+def test_the_head_of_an_earlier_answer_is_no_answer_to_the_next_call(run):
+    empty = Act(send=b"HTTP/1.1 204 No Content\r\n\r\n")
+    ends = Act(send=b"\r\n", close=True)  # in good order, and nothing said
+
+    async def use(client: AsyncGradientClient) -> str:
+        with pytest.raises(InvalidResponseError, match="HTTP 204"):
+            await once(client)
+        return await once(client)
+
+    with FaultyServer(empty, ends) as server, pytest.raises(GradientConnectionError, match="was lost"):
+        run(use, base_url=server.url)
+    assert server.connections == 1
 
 
 def test_an_answer_without_a_length_ends_with_its_connection(run):
@@ -265,6 +280,16 @@ class TestProxies:
         ):
             run(once, base_url="https://gradient.invalid", proxy=f"http://127.0.0.1:{proxy.port}")
         assert not raised.value.outcome_unknown
+
+    def test_a_server_that_goes_without_an_answer_has_not_answered_by_the_tunnels(self, run, authority):  # noqa: F811
+        bundle, context = authority
+        with (
+            FaultyServer(Act(send=b"", close=True), tls=context) as server,
+            TunnelProxy(server.port) as proxy,
+            pytest.raises(GradientConnectionError, match="the connection was lost") as raised,
+        ):
+            run(once, base_url=server.url, verify=str(bundle), proxy=proxy.url)
+        assert raised.value.outcome_unknown
 
     def test_credentials_of_a_proxy_are_sent_to_it(self, run):
         with FaultyServer(completion("yes")) as proxy:
