@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-import ssl
-from pathlib import Path
-
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from faults import ACCESS_TOKEN, MODEL_ID, FaultyServer, completion, reply
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,57 +140,6 @@ def test_calls_go_through_the_proxy_that_is_given(connect, operation):
         call = connect(base_url="http://gradient.invalid", proxy=f"http://127.0.0.1:{proxy.port}")
         call(operation, *([MODEL_ID, "hello"] if operation == "complete" else []))
     assert proxy.requests[0].path.startswith("http://gradient.invalid/api/models")
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A certificate authority of the tests' own, and a server's side signed by it for 127.0.0.1."""
-    folder = tmp_path_factory.mktemp("tls")
-    ca_key, ca = _certificate("Test authority")
-    _, other = _certificate("Another authority")
-    key, certificate = _certificate("127.0.0.1", signed_by=(ca_key, ca))
-    pem = serialization.Encoding.PEM
-    bundle = folder / "bundle of authorities.pem"
-    bundle.write_bytes(other.public_bytes(pem) + ca.public_bytes(pem))
-    chain = folder / "server.pem"
-    plain = serialization.NoEncryption()
-    chain.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    return bundle, context
-
-
-def _certificate(name, signed_by=None):
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    issuer_key, issuer = (signed_by[0], signed_by[1].subject) if signed_by else (key, subject)
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=signed_by is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
-        )
-    )
-    if signed_by:
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))])
-        usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
-        builder = builder.add_extension(names, critical=False).add_extension(usage, critical=False)
-    else:
-        signing = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
-        others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
-        nothing = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
-        builder = builder.add_extension(x509.KeyUsage(**signing, **nothing), critical=True)
-    return key, builder.sign(issuer_key, hashes.SHA256())
 
 
 @pytest.mark.parametrize("operation", ["complete", "list_models"])

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import uvloop
 from faults import ACCESS_TOKEN, MODEL_ID, Act, FaultyServer, completion, cut, free_port, reply, wait_until
-from test_client_settings import authority  # noqa: F401 - a fixture
 
 from airflow_provider_gradient.api import (
     GradientConnectionError,
@@ -227,7 +226,7 @@ def test_event_loops_at_once_have_connections_of_their_own(run):
 
 
 class TestProxies:
-    def test_a_tunnel_leads_to_a_server_with_tls(self, run, authority):  # noqa: F811
+    def test_a_tunnel_leads_to_a_server_with_tls(self, run, authority):
         bundle, context = authority
         with (
             FaultyServer(completion("yes"), tls=context) as server,
@@ -243,7 +242,7 @@ class TestProxies:
         assert ACCESS_TOKEN not in head
         assert "proxy-authorization" not in server.requests[0].headers
 
-    def test_a_proxy_may_be_spoken_to_with_tls_too(self, run, authority):  # noqa: F811
+    def test_a_proxy_may_be_spoken_to_with_tls_too(self, run, authority):
         bundle, context = authority
         with (
             FaultyServer(completion("yes"), tls=context) as server,
@@ -251,7 +250,7 @@ class TestProxies:
         ):
             assert run(once, base_url=server.url, verify=str(bundle), proxy=proxy.url) == "yes"
 
-    def test_a_tunnel_to_an_unknown_authority_is_none(self, run, authority):  # noqa: F811
+    def test_a_tunnel_to_an_unknown_authority_is_none(self, run, authority):
         with (
             FaultyServer(tls=authority[1]) as server,
             TunnelProxy(server.port) as proxy,
@@ -281,7 +280,7 @@ class TestProxies:
             run(once, base_url="https://gradient.invalid", proxy=f"http://127.0.0.1:{proxy.port}")
         assert not raised.value.outcome_unknown
 
-    def test_a_server_that_goes_without_an_answer_has_not_answered_by_the_tunnels(self, run, authority):  # noqa: F811
+    def test_a_server_that_goes_without_an_answer_has_not_answered_by_the_tunnels(self, run, authority):
         bundle, context = authority
         with (
             FaultyServer(Act(send=b"", close=True), tls=context) as server,
