@@ -2,7 +2,7 @@
 
 Each step reads the prompts that came since the last one, as many together as the budget of tokens allows, so
 that long prompts delay the others' next token only by a bounded piece of work; then it draws one token for
-every row. Rows of different adapters and of the base model share a batch, see :mod:`.lora_stack`. Choice
+every row. Rows of different adapters and of the base model share a batch, see :mod:`.lora_rows`. Choice
 guidance needs no steps: its values are read together with the prompt.
 """
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from airflow_provider_gradient.server.generation import Row
-from airflow_provider_gradient.server.lora_stack import AddedByAdapters, LoraStack
+from airflow_provider_gradient.server.lora_rows import AddedByAdapters
+from airflow_provider_gradient.server.lora_stack import LoraStack
 from airflow_provider_gradient.server.sampling import next_tokens
 from airflow_provider_gradient.server.slots import NewText, Slots
 
