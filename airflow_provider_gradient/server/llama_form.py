@@ -73,16 +73,15 @@ class Joined:
         self.names = tuple(modules)
         self.inputs = next(iter(modules.values())).in_features
         self.outputs = tuple(module.out_features for module in modules.values())
-        weight = torch.cat([module.weight.detach() for module in modules.values()])
-        for module, part in zip(modules.values(), weight.split_with_sizes(self.outputs), strict=True):
-            module.weight.data = part
-        self.weight = weight.t()
+        self.weight = torch.cat([module.weight.detach().t() for module in modules.values()], dim=1)
+        for module, part in zip(modules.values(), self.weight.split_with_sizes(self.outputs, 1), strict=True):
+            module.weight.data = part.t()
         biases = [module.bias for module in modules.values()]
         self._bias: Tensor | None = None
         if any(bias is not None for bias in biases):
             self._bias = torch.cat(
                 [
-                    weight.new_zeros(width) if bias is None else bias.detach()
+                    self.weight.new_zeros(width) if bias is None else bias.detach()
                     for bias, width in zip(biases, self.outputs, strict=True)
                 ]
             )
@@ -228,14 +227,31 @@ def _parts(layer: Layer) -> tuple[Joined, ...]:
     return layer.query_key_value, layer.output, layer.gate_up, layer.down
 
 
+class _RootMeanSquareNorm:
+    """torch's ``rms_norm`` in half its time; on a processor that one is made of eight operations.
+
+    x / sqrt(mean(x²) + epsilon) · weight is x / sqrt(sum(x²) + n · epsilon) · (sqrt(n) · weight).
+    """
+
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
+        self._weight = weight * weight.numel() ** 0.5
+        self._epsilon = torch.tensor(epsilon * weight.numel())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * torch.addcmul(self._epsilon, length, length).rsqrt_()).mul_(self._weight)
+
+
 @torch.inference_mode()
 def _norm(module: Any) -> Norm:
-    """A norm in one operation, where it is the usual one."""
+    """A norm in few operations, where it is the usual one."""
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if weight is None or epsilon is None:
         return module  # type: ignore[no-any-return]
-    short = partial(rms_norm, normalized_shape=weight.shape, weight=weight, eps=epsilon)
+    short: Norm = partial(rms_norm, normalized_shape=weight.shape, weight=weight, eps=epsilon)
+    if weight.device.type == "cpu" and weight.dtype is torch.float32:
+        short = _RootMeanSquareNorm(weight, epsilon)
     some = torch.linspace(-3, 3, weight.numel(), device=weight.device, dtype=weight.dtype)
     same = torch.allclose(short(some), module(some), rtol=torch.finfo(weight.dtype).eps * 8)
     return short if same else module
