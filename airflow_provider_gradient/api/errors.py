@@ -134,7 +134,7 @@ class ModelIncapableOfFineTuningError(BadRequestError):
 
 
 class NanLossError(BadRequestError):
-    """The fine-tune diverged and was not kept (``nanLoss``); lower the learning rate."""
+    """The fine-tune diverged and was not kept (``nanLoss``); lower the learning rate or multipliers."""
 
 
 class AuthenticationError(ApiError):

@@ -197,7 +197,7 @@ def _train(
 
 def _diverged() -> NanLossError:
     return NanLossError(
-        "the loss is not a number: lower the learning rate",
+        "the loss is not a number: lower the learning rate, or the samples' multiplier where one is large",
         status=400,
         type="nanLoss",
     )
