@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gradient.evaluation.metrics import Metric, ServedMetric
+from airflow_provider_gradient.evaluation.metrics import Metric, RowMetric
 from airflow_provider_gradient.evaluation.metrics.choices import confused, confusion_choices
 from airflow_provider_gradient.evaluation.reading import NOT_RUN, Answered, Completions, needed
 from airflow_provider_gradient.evaluation.report import EvaluationError, MetricValue
@@ -155,12 +155,12 @@ class _Scorer:
     def _measure(self, answered: Answered) -> dict[str, float]:
         row, scores = self._rows, {}
         for metric in self._method.metrics:
-            if isinstance(metric, ServedMetric):
+            if isinstance(metric, RowMetric):
+                value, sums = metric.measure(answered.example)
+            else:
                 value = self._served[metric.name][row]
                 value = metric.failed if math.isnan(value) else value
-                sums: Sequence[float] = (value,)
-            else:
-                value, sums = metric.measure(answered.example)
+                sums = (value,)
             scores[metric.name] = value
             self._scores.append(value)
             self._sums.extend(sums)

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from airflow_provider_gradient.api import describe_validation_error
 from airflow_provider_gradient.evaluation.metrics.answers import Contains, ExactMatch, TokenF1
-from airflow_provider_gradient.evaluation.metrics.base import Example, Metric, ServedMetric
+from airflow_provider_gradient.evaluation.metrics.base import Example, Metric, RowMetric, ServedMetric
 from airflow_provider_gradient.evaluation.metrics.choices import ChoiceAccuracy, MacroF1
 from airflow_provider_gradient.evaluation.metrics.form import JsonSchema, Length, Refusal, Regex
 from airflow_provider_gradient.evaluation.metrics.numbers import NumericCloseness
@@ -26,6 +26,7 @@ __all__ = [
     "Metric",
     "MetricLike",
     "PairwiseJudge",
+    "RowMetric",
     "ServedMetric",
     "asks_server",
     "normalize_answer",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import ClassVar, Literal
 
-from airflow_provider_gradient.evaluation.metrics.base import Example, Metric
+from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric
 
 
 def token_f1(output: str, reference: str) -> float:
@@ -23,7 +23,7 @@ def token_f1(output: str, reference: str) -> float:
     return 2.0 * shared / (len(given) + len(wanted))
 
 
-class ExactMatch(Metric):
+class ExactMatch(MeanMetric):
     """1 if the answer is one of the references, else 0."""
 
     is_rate: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class ExactMatch(Metric):
         return float(example.answer in example.answers)
 
 
-class TokenF1(Metric):
+class TokenF1(MeanMetric):
     """F1 over the words: ``2 * common / (words of the output + words of the reference)``."""
 
     metric: Literal["token_f1"] = "token_f1"
@@ -44,7 +44,7 @@ class TokenF1(Metric):
         return max(token_f1(example.answer, reference) for reference in example.answers)
 
 
-class Contains(Metric):
+class Contains(MeanMetric):
     """1 if a reference stands somewhere in the output, within a word too (so ``10`` is in ``100``, and names
     are found in languages that write no spaces), else 0; an empty reference is in an empty output only."""
 

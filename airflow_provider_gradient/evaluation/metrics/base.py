@@ -104,15 +104,6 @@ class Metric(BaseModel):
         """How many sums the value follows from."""
         return 1
 
-    def score(self, example: Example) -> float:
-        """The score of a row that has a completion."""
-        raise NotImplementedError
-
-    def measure(self, example: Example) -> tuple[float, Sequence[float]]:
-        """A row's score, and what it adds to the ``width`` sums."""
-        score = self.failed if example.output is None else self.score(example)
-        return score, (score,)
-
     def value(self, counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
         """The metric's value for rows drawn.
 
@@ -121,6 +112,27 @@ class Metric(BaseModel):
         """
         value: np.ndarray = sums[..., 0] / counts
         return value
+
+
+class RowMetric(Metric, ABC):
+    """A metric that each row is measured by, by itself."""
+
+    @abstractmethod
+    def measure(self, example: Example) -> tuple[float, Sequence[float]]:
+        """A row's score, and what it adds to the ``width`` sums."""
+
+
+class MeanMetric(RowMetric, ABC):
+    """A metric whose value is the mean of the rows' scores."""
+
+    @abstractmethod
+    def score(self, example: Example) -> float:
+        """The score of a row that has a completion."""
+
+    def measure(self, example: Example) -> tuple[float, Sequence[float]]:
+        """A row's score, which is also what it adds."""
+        score = self.failed if example.output is None else self.score(example)
+        return score, (score,)
 
 
 class ServedMetric(Metric, ABC):

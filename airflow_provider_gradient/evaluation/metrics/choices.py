@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from airflow_provider_gradient.evaluation.metrics.base import Example, Metric
+from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric, Metric, RowMetric
 from airflow_provider_gradient.evaluation.metrics.text import normalize_answer
 from airflow_provider_gradient.evaluation.report import EvaluationError
 
@@ -51,7 +51,7 @@ class _Choices(Metric):
         return self._places[example.answers[0]], self._places.get(example.answer)
 
 
-class ChoiceAccuracy(_Choices):
+class ChoiceAccuracy(_Choices, MeanMetric):
     """1 if the output is the right choice, else 0.
 
     :ivar choices: 2 to 50.
@@ -66,7 +66,7 @@ class ChoiceAccuracy(_Choices):
         return float(right == made)
 
 
-class MacroF1(_Choices):
+class MacroF1(_Choices, RowMetric):
     """The mean of the classes' F1, ``2 TP / (2 TP + FP + FN)``, over the choices that are the right answer of
     some row; a row's own score is 0 or 1.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from airflow_provider_gradient.evaluation.metrics.base import Example, Metric
+from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric
 from airflow_provider_gradient.evaluation.report import EvaluationError
 
 REFUSALS = (
@@ -22,7 +22,7 @@ REFUSALS = (
 """English phrases by which models decline to answer."""
 
 
-class Regex(Metric):
+class Regex(MeanMetric):
     """1 if ``pattern`` is found anywhere in the output, in Unicode's normal form C, else 0.
 
     :ivar pattern: of Python's :mod:`re`, which may begin with flags such as ``(?i)``.
@@ -47,7 +47,7 @@ class Regex(Metric):
         return float(bool(re.search(self.pattern, example.plain)))
 
 
-class JsonSchema(Metric):
+class JsonSchema(MeanMetric):
     """1 if the output, white space around it aside, is JSON (RFC 8259) that ``schema`` allows, else 0.
 
     Source: JSON Schema, in the version that the schema's ``$schema`` names, else 2020-12, as the package
@@ -82,7 +82,7 @@ class JsonSchema(Metric):
         return float(self._validator.is_valid(value))
 
 
-class Length(Metric):
+class Length(MeanMetric):
     """The length of the output.
 
     :ivar unit: ``characters`` (code points in Unicode's normal form C) or ``words``.
@@ -99,7 +99,7 @@ class Length(Metric):
         return float(len(example.plain if self.unit == "characters" else example.words))
 
 
-class Refusal(Metric):
+class Refusal(MeanMetric):
     """1 if the output is empty or says that it gives no answer, else 0; a row without a completion is 1.
 
     :ivar patterns: regular expressions, capitals and small letters alike, of which any one found is a

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from airflow_provider_gradient.evaluation.metrics.base import Example, Metric
+from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric
 from airflow_provider_gradient.evaluation.report import EvaluationError
 
 _NUMBER = re.compile(
@@ -24,7 +24,7 @@ def last_number(text: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-class NumericCloseness(Metric):
+class NumericCloseness(MeanMetric):
     """1 if the last number in the output is close to the reference, else 0.
 
     Close is what numpy's ``isclose`` has for it: ``|output - reference| <= absolute + relative *

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_gradient.evaluation.metrics.base import Example, Metric
+from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric, RowMetric
 from airflow_provider_gradient.evaluation.report import EvaluationError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _CHRF_ORDER = 6
 _CHRF_BETA = 2
 
 
-class EditSimilarity(Metric):
+class EditSimilarity(MeanMetric):
     """``1 - d / max(length of the output, length of the reference)`` in code points of Unicode's normal form
     C, ``d`` being the edit distance; 1 for two empty texts.
 
@@ -36,7 +36,7 @@ class EditSimilarity(Metric):
         return max(float(similarity(example.plain, reference)) for reference in example.plain_references)
 
 
-class Rouge(Metric):
+class Rouge(MeanMetric):
     """ROUGE's F1: over words (``rouge_1``), pairs of words (``rouge_2``) or the longest common subsequence of
     words (``rouge_l``).
 
@@ -63,7 +63,7 @@ class Rouge(Metric):
         return 2.0 * (given & wanted).total() / total if given and wanted else 0.0
 
 
-class Bleu(Metric):
+class Bleu(RowMetric):
     """BLEU over all rows, as a share of 1: the geometric mean of the n-grams' precisions (1 to 4, counted
     over all rows, orders without a match smoothed exponentially) times the brevity penalty.
 
@@ -106,7 +106,7 @@ class Bleu(Metric):
         return value
 
 
-class ChrF(Metric):
+class ChrF(RowMetric):
     """chrF2 over all rows, as a share of 1: F with beta 2 of the mean precision and recall of n-grams of 1 to
     6 characters, spaces aside, counted over all rows.
 

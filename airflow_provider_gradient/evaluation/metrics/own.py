@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from airflow_provider_gradient.evaluation.metrics.base import Example, Metric
+from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric
 from airflow_provider_gradient.evaluation.report import EvaluationError
 
 
-class OwnFunction(Metric):
+class OwnFunction(MeanMetric):
     """The mean of what a function gives for each row; a row without a completion scores 0.
 
     :ivar function: ``module:function``, importable where the evaluation runs. It is called as
@@ -53,7 +53,7 @@ class OwnFunction(Metric):
         return _finite(self._call(example.text, example.reference, example.row), self.function)
 
 
-class GivenFunction(Metric):
+class GivenFunction(MeanMetric):
     """The same of a function that is at hand, for where its module can't be imported by name, such as a DAG
     file.
 
