@@ -70,12 +70,13 @@ class LoraTables:
 
         :param pairs: A (rank x inputs) and B (outputs x rank) of each layer.
         """
-        rank = len(pairs[0][0])
-        self.first[place], self.second[place] = 0, 0
-        for layer, (a, _) in enumerate(pairs):
-            self._parted()[place, :, layer, :rank] = a.t()
-        whole = torch.cat([b.t() for _, b in pairs], dim=1) * scale
-        self.second[place, :, :rank] = whole.view(rank, *self.second.shape[1::2]).transpose(0, 1)
+        first, second = self._parted()[place], self.second[place]
+        first[:], second[:] = 0, 0
+        for layer, (a, b) in enumerate(pairs):
+            rank = len(a)
+            first[:, layer, :rank] = a.t()
+            scaled = (b * scale).view(-1, second.shape[2], rank)
+            second[self.layers == layer, :rank] = scaled.transpose(1, 2).to(second)
 
     def spread(self, inner: Tensor) -> Tensor:
         """What A made of tokens, for each piece: tokens x pieces x rank."""
@@ -94,7 +95,7 @@ class AddedByAdapters:
     """
 
     def __init__(self, tables: Sequence[LoraTables], places: Sequence[int]) -> None:
-        self._tables = list(tables)
+        self._tables = tables
         self._places = places
         self._device = tables[0].first.device
         self._several = len(set(places)) > 1

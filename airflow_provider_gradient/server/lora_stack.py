@@ -127,10 +127,10 @@ class LoraStack:
         while room < places:
             room *= 2
         rank = max(rank, there.rank)
-        for number, target in enumerate(self._targets):
-            grown = LoraTables.zeros(target, places=room, rank=rank)
-            grown.take_over(self._tables[number])
-            self._tables[number] = grown
+        grown = [LoraTables.zeros(target, places=room, rank=rank) for target in self._targets]
+        for new, old in zip(grown, self._tables, strict=True):
+            new.take_over(old)
+        self._tables = grown  # all at once, since memory may have ended half-way
 
     def _fill(self, place: int, lora: Lora) -> None:
         for target, tables in zip(self._targets, self._tables, strict=True):

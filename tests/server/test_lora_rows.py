@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from airflow_provider_gradient.server.llama_form import Joined
-from airflow_provider_gradient.server.lora_rows import AddedByAdapters
+from airflow_provider_gradient.server.lora_rows import AddedByAdapters, LoraTables
 from airflow_provider_gradient.server.lora_stack import AdapterKey, Lora, LoraStack
 
 INPUTS = 24
@@ -102,6 +103,31 @@ def test_an_adapter_in_the_place_of_a_larger_one_keeps_nothing_of_it(tokens: int
     for rows in ([2, 4], [1, 3], [0, 5], [3, 1]):
         check(subject, rows, tokens=tokens)
     assert len(subject.stack) == 2
+
+
+@pytest.mark.parametrize("tokens", [1, 5], ids=["steps", "prompts"])
+def test_layers_of_different_ranks_in_one_adapter(tokens: int) -> None:
+    subject = Subject()
+    other = {"k": (torch.randn(2, INPUTS), torch.randn(OUTPUTS["k"], 2))}
+    subject.loras[0] = Lora({**subject.loras[0].pairs, **other}, scale=0.5)
+    check(subject, [0, 2, 0], tokens=tokens)
+
+
+def test_an_adapter_for_which_there_was_no_memory_can_be_had_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject(count=40)
+    subject.places([0, 1, 2])
+    with monkeypatch.context() as short:
+        zeros, calls = LoraTables.zeros, iter([True, False])
+
+        def sometimes(*args: Any, **options: Any) -> LoraTables:
+            if not next(calls):
+                raise MemoryError
+            return zeros(*args, **options)
+
+        short.setattr(LoraTables, "zeros", sometimes)
+        with pytest.raises(MemoryError):
+            subject.places([3])
+    check(subject, [3, 0, 2], tokens=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
