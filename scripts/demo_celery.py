@@ -107,7 +107,9 @@ def run_with_a_killed_worker(folder: Path, *, rows: int) -> Outcome:
             say("Airflow's UI", airflow.url)
             run_id = airflow.trigger(DAG, {"dataset": str(dataset), "output_dir": str(output)})
             say(DAG, "triggered")
-            killed = kill_in_the_middle(airflow, run_id, output / "answers.shards", rows // SHARDS // 10)
+            killed = kill_in_the_middle(
+                airflow, run_id, output / "answers.jsonl.shards", rows // SHARDS // 10
+            )
             retried_after = watch(airflow, run_id, killed)
             instances = airflow.task_instances(DAG, run_id)
             return Outcome(
@@ -164,7 +166,7 @@ def is_shard(task_instance: dict[str, Any]) -> bool:
 
 def journaled(shards: Path, number: int) -> int:
     """Rows in a shard's journal, whose first line is its head."""
-    journal = shards / f"{number:05}.journal.jsonl"
+    journal = shards / f"{number:05}.jsonl.journal.jsonl"
     return journal.read_bytes().count(b"\n") - 1 if journal.exists() else 0
 
 

@@ -21,7 +21,6 @@ from airflow_provider_gradient.datasets import (
     PathLike,
     StoredPath,
     as_path,
-    beside,
     dump_row,
     open_dataset,
     path_error,
@@ -53,7 +52,7 @@ class EarlierRun:
 
         :raises DatasetError: they would.
         """
-        if same_path(beside(output, ""), beside(self.output, "")):
+        if same_path(output, self.output):
             raise DatasetError(
                 f"only_failed_of: {output} would replace the output that it is made from; choose another "
                 "output_path"
@@ -104,7 +103,7 @@ class EarlierRun:
 def open_earlier(given: CompletionManifest | Mapping[str, Any] | PathLike) -> EarlierRun:
     """The run of a manifest.
 
-    :param given: the manifest, also as a dict, or the path of ``<output stem>.manifest.json``, beside which
+    :param given: the manifest, also as a dict, or the path of ``<output>.manifest.json``, beside which
         the run's other files are then looked for.
     :raises JournalError: this is no manifest.
     :raises DatasetError: it can't be read.

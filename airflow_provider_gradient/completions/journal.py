@@ -1,6 +1,6 @@
 """The journal of a run: every finished row, written before the next is fetched.
 
-It stands beside the output as ``<output stem>.journal.jsonl`` and belongs to one run, which its first line
+It stands beside the output as ``<output>.journal.jsonl`` and belongs to one run, which its first line
 names. What can't be read is an error: a journal that is there is never taken for none, since its rows were
 paid for. A row that failed for a reason that may pass (no answer, 429, 5xx) is not taken for done by the run
 that resumes: it is sent again, and its attempts count on.

@@ -49,8 +49,7 @@ def errors_path(output: StoredPath) -> StoredPath:
 
 def success_path(output: StoredPath) -> StoredPath:
     """Where an empty file says that every row of ``output`` was run and all files beside it are there."""
-    marker = beside(output, "")
-    return cast(StoredPath, marker.with_name("_SUCCESS." + marker.name))
+    return cast(StoredPath, output.with_name("_SUCCESS." + output.name))
 
 
 def mark_success(output: StoredPath) -> None:
@@ -82,7 +81,10 @@ def finished_manifest(kind: type[ManifestT], output: StoredPath, header: Journal
     same = (manifest.identity, manifest.fingerprint) == (header.identity, header.fingerprint)
     if not same or size != manifest.output_bytes or not manifest.is_complete:
         return None
-    return manifest.model_copy(update={"resumed_rows": manifest.rows})
+    errors = None if manifest.errors_path is None else str(errors_path(output))
+    return manifest.model_copy(
+        update={"resumed_rows": manifest.rows, "output_path": str(output), "errors_path": errors}
+    )
 
 
 def file_size(path: StoredPath) -> int:

@@ -1,6 +1,6 @@
 """One run at a time writes to an output.
 
-On local paths the lock is an ``flock`` on ``.<output stem>.lock``: it ends with its process, however that
+On local paths the lock is an ``flock`` on ``.<output>.lock``: it ends with its process, however that
 ends. Elsewhere it is a lease, an object of that name which its owner writes anew every few seconds. Whether a
 lease is alive is judged by seeing it change, never by comparing the clocks of two machines.
 
@@ -31,7 +31,6 @@ from airflow_provider_gradient.completions.threads import first_error, in_thread
 from airflow_provider_gradient.datasets import (
     DatasetError,
     StoredPath,
-    beside,
     dump_row,
     local_path,
     path_error,
@@ -62,8 +61,7 @@ async def output_lock(output: StoredPath, identity: str | None) -> AsyncIterator
     :raises OutputLockedError: another run does, or, at any moment, another has taken the lease over.
     :raises DatasetError: the lock can't be written.
     """
-    path = beside(output, ".lock")
-    path = path.with_name("." + path.name)
+    path = output.with_name(f".{output.name}.lock")
     owner = _this_owner(identity)
     local = local_path(path)
     lock = _flock(local, output, owner) if local is not None else _lease(path, output, owner)

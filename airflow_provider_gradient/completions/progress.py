@@ -27,7 +27,7 @@ def _now() -> datetime:
 
 
 class Progress(BaseModel):
-    """How far a run is; ``<output stem>.progress.json`` is this model's JSON.
+    """How far a run is; ``<output>.progress.json`` is this model's JSON.
 
     :ivar identity: the piece of work that the caller said this is, or ``None``; an operator's is
         ``dag/run/task/map index``.

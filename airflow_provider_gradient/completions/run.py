@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from airflow_provider_gradient.client import AsyncGradientClient
 from airflow_provider_gradient.completions.budgets import Budgets
 from airflow_provider_gradient.completions.duplicates import Duplicates, check_deterministic
+from airflow_provider_gradient.completions.former_names import adopt_former_files
 from airflow_provider_gradient.completions.job import (
     completion_parameters,
 )
@@ -100,11 +101,11 @@ async def complete_dataset(
     id, status, output, parsed, error, finish_reason, model_id, attempts, latency_ms, usage`` and under
     ``row`` the columns it carries. A row whose request fails for good has the status ``error``; an answer
     that is none of the choices of ``guidance``, or not what ``output_schema`` asks for, is
-    ``invalid_output``; both stand in ``<output stem>.errors.jsonl`` too. While the run lasts,
-    ``<output stem>.journal.jsonl`` holds what is done (a file on the local disk, elsewhere a folder),
-    ``<output stem>.progress.json`` tells how far it is, as :class:`Progress` in JSON, and no other run may
-    write to the same output. ``<output stem>.manifest.json`` comes when output and errors are there, and last
-    of all, if every row was run, the empty file ``_SUCCESS.<output stem>``.
+    ``invalid_output``; both stand in ``<output>.errors.jsonl`` too. While the run lasts,
+    ``<output>.journal.jsonl`` holds what is done (a file on the local disk, elsewhere a folder),
+    ``<output>.progress.json`` tells how far it is, as :class:`Progress` in JSON, and no other run may
+    write to the same output. ``<output>.manifest.json`` comes when output and errors are there, and last
+    of all, if every row was run, the empty file ``_SUCCESS.<output>``.
 
     Called again with the same arguments, it goes on after what the journal holds, but sends the rows again
     that failed for a reason that may pass, and a run that had finished is given back as it is. Another
@@ -208,6 +209,7 @@ async def complete_dataset(
         on_prompt=(lambda _: None) if duplicates is None else duplicates.add,
     )
     async with contextlib.aclosing(run), output_lock(run.output, identity):
+        await in_thread(lambda: adopt_former_files(run.output, identity=identity))
         if finished := finished_manifest(CompletionManifest, run.output, run.header):
             log.info("%s stands complete since an earlier run; no row is sent", run.output)
             Journal.remove_leftover(run.output, run.header)

@@ -33,7 +33,7 @@ class RunJournal(ABC):
     """Where what is done of each row stands in the journal, of which eight bytes a row are in memory; a
     context manager that makes all of it safe when it ends.
 
-    :param output: path of the output that the journal stands beside, as ``<output stem>.journal.jsonl``.
+    :param output: path of the output that the journal stands beside, as ``<output>.journal.jsonl``.
     :param header: the run; what another has left is dropped, and that is logged.
     :param is_stopped: asked while the journal is read, which takes seconds for a million rows.
     :cvar kind: of journal, in its first line.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from airflow_provider_gradient.api import InvalidRequestError
+from airflow_provider_gradient.completions.former_names import adopt_former_shards
 from airflow_provider_gradient.completions.pacing import SendingLimits
 from airflow_provider_gradient.completions.preparation import open_for
 from airflow_provider_gradient.datasets import (
@@ -38,8 +39,8 @@ def plan_runs(
     """Arguments of :func:`~airflow_provider_gradient.completions.complete_dataset` for each shard of
     ``dataset``; the manifests go to :func:`~airflow_provider_gradient.completions.merge_completions`.
 
-    They are ``dataset``, ``output_path`` (``<stem>.shards/00003.jsonl`` beside ``output_path``, JSONL always)
-    and the four that bound the sending.
+    They are ``dataset``, ``output_path`` (``<output>.shards/00003.jsonl`` beside the merged output, JSONL
+    always) and the four that bound the sending.
 
     :param dataset: as :func:`~airflow_provider_gradient.datasets.plan_shards` takes it.
     :param output_path: of the merged output, ``.jsonl`` or ``.parquet``.
@@ -66,6 +67,7 @@ def plan_runs(
             "output_path"
         )
     plan = plan_shards(opened, shards=shards)
+    adopt_former_shards(output, shard_path(output, 0).parent)
     parallel = min(len(plan), max_parallel_shards or len(plan))
     return [
         {"dataset": shard, "output_path": shard_path(output, shard.number)}

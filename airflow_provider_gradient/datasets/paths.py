@@ -100,10 +100,9 @@ def same_path(one: StoredPath, other: StoredPath) -> bool:
 
 
 def beside(path: StoredPath, suffix: str) -> StoredPath:
-    """The path next to ``path`` whose name is its stem and ``suffix``: ``a.jsonl`` and ``.errors.jsonl`` give
-    ``a.errors.jsonl``."""
-    stem, dot, _ = path.name.rpartition(".")
-    return cast(StoredPath, path.with_name((stem if dot and stem else path.name) + suffix))
+    """The path next to ``path`` whose name is its whole name and ``suffix``, so that ``a.jsonl`` and
+    ``a.parquet`` share none: ``a.jsonl`` and ``.errors.jsonl`` give ``a.jsonl.errors.jsonl``."""
+    return cast(StoredPath, path.with_name(path.name + suffix))
 
 
 @contextlib.contextmanager

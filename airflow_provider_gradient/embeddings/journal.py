@@ -1,6 +1,6 @@
 """The journal of a run: every batch that was answered, written before its place is used again.
 
-It stands beside the output as ``<output stem>.journal.jsonl``. Its first line names the run; each further one
+It stands beside the output as ``<output>.journal.jsonl``. Its first line names the run; each further one
 is a batch of rows that follow one another: their vectors, 32-bit floats in base64 (5.3 bytes a number), or
 the error that befell them all. A row that failed for a reason that may pass is missing again for the run that
 resumes.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_gradient.client import AsyncGradientClient
+from airflow_provider_gradient.completions.former_names import adopt_former_files
 from airflow_provider_gradient.completions.job import DatasetCheck
 from airflow_provider_gradient.completions.keeping import Keeper
 from airflow_provider_gradient.completions.output import (
@@ -83,11 +84,11 @@ async def embed_dataset(
     The output is JSONL, or Parquet where ``output_path`` ends in ``.parquet``. Each row of it has ``index,
     id, status, embedding, error`` and under ``row`` the columns it carries. ``embedding`` is the model's
     vector as 32-bit floats. A row whose request fails for good has the status ``error`` and stands in
-    ``<output stem>.errors.jsonl`` too; a batch that is refused is sent again in halves, until the text that
-    is the reason stands alone. While the run lasts, ``<output stem>.journal.jsonl`` holds what is done,
-    ``<output stem>.progress.json`` tells how far it is, and no other run may write to the same output.
-    ``<output stem>.manifest.json`` comes when output and errors are there, and last of all, if nothing is
-    left over, the empty file ``_SUCCESS.<output stem>``.
+    ``<output>.errors.jsonl`` too; a batch that is refused is sent again in halves, until the text that
+    is the reason stands alone. While the run lasts, ``<output>.journal.jsonl`` holds what is done,
+    ``<output>.progress.json`` tells how far it is, and no other run may write to the same output.
+    ``<output>.manifest.json`` comes when output and errors are there, and last of all, if nothing is
+    left over, the empty file ``_SUCCESS.<output>``.
 
     Called again with the same arguments, it goes on after what the journal holds, but sends the rows again
     that failed for a reason that may pass, also those of a run that came to its end; a run that left nothing
@@ -133,6 +134,7 @@ async def embed_dataset(
     )
     run = await _checked(output, job, texts, identity)
     async with output_lock(output, identity):
+        await in_thread(lambda: adopt_former_files(output, identity=identity))
         if finished := finished_manifest(EmbeddingManifest, output, run.header):
             log.info("%s stands complete since an earlier run; no row is sent", output)
             Journal.remove_leftover(output, run.header)

@@ -119,7 +119,7 @@ class GradientCompleteDatasetOperator(OnGradientPage, TellsLineage, _CompletionO
         (:class:`~airflow_provider_gradient.operators.shards.GradientPlanShardsOperator`), whose task does not
         fail for its rows alone: that of the merge does if all failed.
     :param output_path: path or URL of the file to write, ``.jsonl`` or ``.parquet``. Failed rows are also in
-        ``<stem>.errors.jsonl`` beside it.
+        ``<output_path>.errors.jsonl`` beside it.
     :param prompt_template: a langchain-core template over the row's columns, such as
         ``"Question: {question}"``. Airflow renders it with Jinja first; what that must not touch stands
         between ``{% raw %}`` and ``{% endraw %}``, or the whole in ``airflow.sdk.literal(...)``

@@ -39,7 +39,7 @@ class GradientEmbedDatasetOperator(TellsLineage, GradientOperator):
         (``s3://conn_id@bucket/key`` uses an Airflow connection); or rows, given inline or by an earlier task;
         or an earlier task's manifest.
     :param output_path: path or URL of the file to write, ``.parquet`` or ``.jsonl``. Failed rows are also in
-        ``<stem>.errors.jsonl`` beside it.
+        ``<output_path>.errors.jsonl`` beside it.
     :param text_column: the column that holds the text.
     :param text_template: a langchain-core template over the row's columns, such as ``"{title}: {body}"``.
         Airflow renders it with Jinja first. Exactly one of these two is given.

@@ -38,7 +38,7 @@ class GradientPlanShardsOperator(TakesPaths):
     XCom: a list with the arguments of
     :class:`~airflow_provider_gradient.operators.completions.GradientCompleteDatasetOperator` for each shard:
     ``dataset``, the shard, which is paths and places and no rows; ``output_path``,
-    ``<output stem>.shards/00003.jsonl`` beside the final output; and its share of the four limits. It is
+    ``<output>.shards/00003.jsonl`` beside the final output; and its share of the four limits. It is
     made for ``.partial(...).expand_kwargs(plan.output)``.
 
     :param dataset: path or URL of a file, folder or glob, or an earlier task's manifest; no rows. CSV and

@@ -76,7 +76,7 @@ def test_an_estimate_sends_nothing_a_budget_ends_a_task_and_a_cleared_one_goes_o
     again = run_dag(dag, **MOMENT)
     assert again.xcom("some")["counts"]["success"] == 6
     assert again.xcom("some")["resumed_rows"] == 4
-    assert (tmp_path / "_SUCCESS.some").exists()
+    assert (tmp_path / "_SUCCESS.some.jsonl").exists()
 
 
 def test_the_failed_rows_of_a_task_whose_files_are_on_object_storage(

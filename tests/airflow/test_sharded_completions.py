@@ -165,8 +165,8 @@ def test_a_shard_of_which_all_rows_fail_does_not_fail_the_whole_but_all_of_them_
         run.xcom("answers.merge")["counts"] | {"success": 15, "error": 15}
         == run.xcom("answers.merge")["counts"]
     )
-    assert len(list(read_rows(tmp_path / "half.errors.jsonl"))) == 15
-    assert not (tmp_path / "half.shards").exists()
+    assert len(list(read_rows(tmp_path / "half.jsonl.errors.jsonl"))) == 15
+    assert not (tmp_path / "half.jsonl.shards").exists()
 
     answers.fails = lambda _: error(400, "too long")
     run = run_dag(sharded(tmp_path, "nothing"))

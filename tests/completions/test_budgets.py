@@ -39,16 +39,16 @@ async def test_max_rows_ends_a_run_with_a_row_of_output_for_every_row_and_the_ne
     assert first.counts.model_dump() == {"success": 10, "error": 0, "invalid_output": 0, "not_run": 15}
     assert "max_rows, 10," in (first.ended or "")
     assert statuses(tmp_path / "out.jsonl") == ["success"] * 10 + ["not_run"] * 15
-    assert [row["row"] for row in read(tmp_path / "out.errors.jsonl")] == questions(25)[10:]
-    assert (tmp_path / "out.journal.jsonl").exists()
-    assert not (tmp_path / "_SUCCESS.out").exists()
+    assert [row["row"] for row in read(tmp_path / "out.jsonl.errors.jsonl")] == questions(25)[10:]
+    assert (tmp_path / "out.jsonl.journal.jsonl").exists()
+    assert not (tmp_path / "_SUCCESS.out.jsonl").exists()
 
     second = await complete(questions(25), max_rows=10)
     assert (second.counts.success, second.counts.not_run, second.resumed_rows) == (20, 5, 10)
     third = await complete(questions(25), max_rows=10)
     assert (third.counts.success, third.counts.not_run, third.ended) == (25, 0, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("_SUCCESS.out", "out.jsonl", "out.manifest.json")
+        *("_SUCCESS.out.jsonl", "out.jsonl", "out.jsonl.manifest.json")
     ]
     assert server.queries.total() == len(server.queries) == 25
 

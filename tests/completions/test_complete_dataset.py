@@ -60,11 +60,11 @@ async def test_every_row_is_completed_by_the_real_server_in_the_inputs_order(
         assert line["finish_reason"] in ("stop", "length")
         assert line["latency_ms"] > 0
     assert sorted(path.name for path in (tmp_path / "new folder").iterdir()) == [
-        "_SUCCESS.out",
+        "_SUCCESS.out.jsonl",
         "out.jsonl",
-        "out.manifest.json",
+        "out.jsonl.manifest.json",
     ]
-    stored = json.loads((tmp_path / "new folder" / "out.manifest.json").read_text())
+    stored = json.loads((tmp_path / "new folder" / "out.jsonl.manifest.json").read_text())
     assert CompletionManifest.from_dict(stored) == manifest
     assert manifest.counts.model_dump() == {"success": 20, "error": 0, "invalid_output": 0, "not_run": 0}
     assert manifest.completion_tokens == sum(line["usage"]["completion_tokens"] for line in completions)
@@ -95,8 +95,8 @@ async def test_a_row_that_fails_is_an_error_of_its_own_and_stands_in_the_errors_
     }
     assert completions[1]["output"] is None
     assert all(list(line["row"]) == ["topic"] for line in completions)
-    assert manifest.errors_path == str(tmp_path / "out.errors.jsonl")
-    failed = read(tmp_path / "out.errors.jsonl")
+    assert manifest.errors_path == str(tmp_path / "out.jsonl.errors.jsonl")
+    failed = read(tmp_path / "out.jsonl.errors.jsonl")
     assert [(line["index"], line["row"]["q"]) for line in failed] == [(1, "question 1"), (4, "question 4")]
     assert manifest.counts.model_dump() == {"success": 4, "error": 2, "invalid_output": 0, "not_run": 0}
     assert not manifest.all_failed
@@ -109,11 +109,11 @@ async def test_an_earlier_runs_errors_file_does_not_outlive_a_run_without_errors
     server.answer = refused
     first = await complete(questions(2))
     assert first.all_failed
-    assert (tmp_path / "out.errors.jsonl").exists()
+    assert (tmp_path / "out.jsonl.errors.jsonl").exists()
     server.answer = lambda _: None
     second = await complete(questions(3))
     assert second.errors_path is None
-    assert not (tmp_path / "out.errors.jsonl").exists()
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
 
 
 async def test_retries_of_a_row_are_counted_in_the_row_and_in_the_manifest(
@@ -186,7 +186,7 @@ async def test_an_answer_that_is_none_of_the_choices_is_invalid_output_with_its_
     assert (second["status"], second["output"]) == ("invalid_output", "maybe")
     assert second["error"]["type"] == "invalidOutput"
     assert manifest.counts.model_dump() == {"success": 1, "error": 0, "invalid_output": 1, "not_run": 0}
-    assert [line["index"] for line in read(tmp_path / "out.errors.jsonl")] == [1]
+    assert [line["index"] for line in read(tmp_path / "out.jsonl.errors.jsonl")] == [1]
     assert server.requests[-1].json()["guidance"] == {"type": "choice", "value": ["yes", "no"]}
 
 
@@ -283,7 +283,7 @@ async def test_a_parameter_out_of_range_is_refused_by_name_before_the_first_requ
     assert server.requests == []
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.errors.jsonl"])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.errors.jsonl"])
 async def test_a_run_that_would_replace_its_dataset_is_refused(
     complete: Complete, server: EchoServer, tmp_path: Path, name: str
 ) -> None:

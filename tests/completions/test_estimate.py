@@ -121,4 +121,4 @@ async def test_what_a_budget_left_is_what_is_left(
     assert (await estimate(questions(10))).done_rows == 4
     left = await estimate(None, only_failed_of=manifest, output_path=tmp_path / "all.jsonl")
     assert (left.rows, left.done_rows) == (6, 0)
-    assert len(read(tmp_path / "out.errors.jsonl")) == 6
+    assert len(read(tmp_path / "out.jsonl.errors.jsonl")) == 6

@@ -68,7 +68,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def _start(self, content: bytes) -> None:
         output = UPath(tempfile.mkdtemp(dir=self.folder.name), "out.jsonl")
-        self.file = Path(output.with_name("out.journal.jsonl"))
+        self.file = Path(output.with_name("out.jsonl.journal.jsonl"))
         self.file.write_bytes(content)
         self.journal = Journal(output, HEADER)
 
@@ -183,7 +183,9 @@ def test_a_changed_byte_is_noticed_wherever_reading_the_line_as_json_would_notic
     output = UPath(tmp_path_factory.mktemp("journals") / "out.jsonl")
     line = bytearray(dump_row(record)[:-1])
     line[place % len(line)] = byte if byte != ord("\n") else 0
-    Path(output.with_name("out.journal.jsonl")).write_bytes(Journal.first_line(HEADER) + bytes(line) + b"\n")
+    Path(output.with_name("out.jsonl.journal.jsonl")).write_bytes(
+        Journal.first_line(HEADER) + bytes(line) + b"\n"
+    )
     try:
         read = json.loads(line.decode())
         known = read["status"] in ("success", "error", "invalid_output") and 0 <= read["index"] < ROWS

@@ -95,7 +95,7 @@ async def test_a_run_killed_at_twenty_moments_loses_no_row_and_repeats_only_what
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert not (tmp_path / "out.jsonl").exists()
-        journal = tmp_path / "out.journal.jsonl"
+        journal = tmp_path / "out.jsonl.journal.jsonl"
         lines = journal.read_bytes().count(b"\n") - 1 if journal.exists() else 0
         assert lines >= journaled
         journaled = lines

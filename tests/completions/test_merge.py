@@ -86,10 +86,12 @@ async def test_sharded_equals_unsharded_byte_for_byte(
     merged = merge_completions(parts, output_path=tmp_path / "merged.jsonl")
 
     assert comparable(tmp_path / "merged.jsonl") == comparable(tmp_path / "out.jsonl")
-    for path in ("out.errors.jsonl", "merged.errors.jsonl"):
+    for path in ("out.jsonl.errors.jsonl", "merged.jsonl.errors.jsonl"):
         assert (tmp_path / path).exists() == bool(failing)
     if failing:
-        assert comparable(tmp_path / "merged.errors.jsonl") == comparable(tmp_path / "out.errors.jsonl")
+        assert comparable(tmp_path / "merged.jsonl.errors.jsonl") == comparable(
+            tmp_path / "out.jsonl.errors.jsonl"
+        )
     assert merged.to_dict().keys() == whole.to_dict().keys()
     assert {name: value for name, value in merged.to_dict().items() if name not in MEASURED} == {
         name: value for name, value in whole.to_dict().items() if name not in MEASURED
@@ -129,10 +131,10 @@ async def test_every_format_and_a_bucket_can_be_sharded(server: EchoServer, tmp_
     assert [line["index"] for line in read(folder / "out.jsonl")] == list(range(20))
     assert merged.source == str(folder / "in")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "_SUCCESS.out",
+        "_SUCCESS.out.jsonl",
         "in",
         "out.jsonl",
-        "out.manifest.json",
+        "out.jsonl.manifest.json",
     ]
 
 
@@ -202,7 +204,7 @@ async def test_a_merge_run_again_changes_nothing_and_one_after_a_shard_was_compl
     third = merge_completions(anew, output_path=output, identity="work")
     assert (third.counts.success, third.errors_path) == (8, None)
     assert [line["status"] for line in read(output)] == ["success"] * 8
-    assert not (tmp_path / "out.errors.jsonl").exists()
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
 
 
 async def test_shards_are_kept_unless_told_otherwise_and_then_go_only_after_the_manifest(
@@ -212,9 +214,9 @@ async def test_shards_are_kept_unless_told_otherwise_and_then_go_only_after_the_
     output = tmp_path / "out.jsonl"
     parts = await shards_completed(server, tmp_path / "in.jsonl", output)
     merge_completions(parts, output_path=output)
-    assert (tmp_path / "out.shards" / "00003.jsonl").exists()
+    assert (tmp_path / "out.jsonl.shards" / "00003.jsonl").exists()
     merged = merge_completions(parts, output_path=output, keep_shards=False)
-    assert not (tmp_path / "out.shards").exists()
+    assert not (tmp_path / "out.jsonl.shards").exists()
     assert merge_completions(parts, output_path=output, keep_shards=False) == merged
     output.write_text("")
     with pytest.raises(JournalError, match=r"00000\.jsonl, of shard 0 of 4, is not as its run left it"):
@@ -231,7 +233,7 @@ async def test_a_merge_that_fails_leaves_nothing_of_its_own_and_no_stale_manifes
     last.write_bytes(content.replace(b'"index":1', b'"index":7'))
     with pytest.raises(JournalError, match=r"00003\.jsonl, of shard 3 of 4, is not as its run left it"):
         merge_completions(parts, output_path=tmp_path / "out.jsonl")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.shards"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.shards"]
     last.write_bytes(content)
     assert merge_completions(parts, output_path=tmp_path / "out.jsonl").rows == 8
 
@@ -259,7 +261,7 @@ async def test_a_merge_killed_in_the_middle_is_made_again_and_sends_nothing(
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not output.exists()
-    assert not (tmp_path / "out.manifest.json").exists()
+    assert not (tmp_path / "out.jsonl.manifest.json").exists()
 
     (tmp_path / "kept").replace(last)
     assert merge_completions(parts, output_path=output).rows == 40

@@ -53,7 +53,7 @@ async def test_only_the_failed_rows_are_sent_and_the_output_has_all_in_order(
     forms: dict[str, Any] = {
         "manifest": earlier,
         "dict": earlier.to_dict(),
-        "path": tmp_path / "out.manifest.json",
+        "path": tmp_path / f"{names[0]}.manifest.json",
     }
     output = tmp_path / "new" / names[1]
     manifest = await complete(None, only_failed_of=forms[given], output_path=output, model_id=OTHER_MODEL)
@@ -68,7 +68,7 @@ async def test_only_the_failed_rows_are_sent_and_the_output_has_all_in_order(
     assert (manifest.rows, manifest.resumed_rows, manifest.attempts) == (20, 17, 23)
     assert manifest.prompt_tokens == 17 * 9 + 3 * 99
     assert (manifest.only_failed_of, manifest.errors_path) == (str(tmp_path / names[0]), None)
-    assert (output.parent / "_SUCCESS.all").exists()
+    assert (output.parent / f"_SUCCESS.{names[1]}").exists()
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
 
@@ -77,7 +77,7 @@ async def test_an_errors_file_is_a_dataset_for_the_same_template(
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
     await complete(questions(20), carry_columns=["topic"])
-    errors = tmp_path / "out.errors.jsonl"
+    errors = tmp_path / "out.jsonl.errors.jsonl"
     assert list(read_rows(errors)) == [questions(20)[number] for number in FAILED]
     mend(server)
     await complete(errors, output_path=tmp_path / "again.jsonl")
@@ -99,8 +99,8 @@ async def test_what_a_budget_left_and_what_fails_again_are_left_for_the_next(
     server.answer = lambda query: refused(query) if query == "question 7" else None
     second = await complete(None, only_failed_of=first, output_path=tmp_path / "b.jsonl", max_rows=6)
     assert second.counts.model_dump() == {"success": 10, "error": 1, "invalid_output": 0, "not_run": 9}
-    assert [row["index"] for row in read(tmp_path / "b.errors.jsonl")] == [7, *range(11, 20)]
-    assert not (tmp_path / "_SUCCESS.b").exists()
+    assert [row["index"] for row in read(tmp_path / "b.jsonl.errors.jsonl")] == [7, *range(11, 20)]
+    assert not (tmp_path / "_SUCCESS.b.jsonl").exists()
     server.answer = lambda _: None
     third = await complete(None, only_failed_of=second, output_path=tmp_path / "c.jsonl")
     assert third.counts.success == 20
@@ -138,7 +138,7 @@ asyncio.run(main(*map(json.loads, sys.argv[1:])))
 """
     arguments = {
         "model_id": OTHER_MODEL,
-        "only_failed_of": str(tmp_path / "out.manifest.json"),
+        "only_failed_of": str(tmp_path / "out.jsonl.manifest.json"),
         "output_path": str(tmp_path / "all.jsonl"),
         "prompt_template": "{q}",
     }
@@ -146,7 +146,7 @@ asyncio.run(main(*map(json.loads, sys.argv[1:])))
         [sys.executable, "-c", program, json.dumps(server.credentials), json.dumps(arguments)]
     )
     wait_until(lambda: server.queries.total() == 3, seconds=60)
-    wait_until(lambda: len(read(tmp_path / "all.journal.jsonl")) == 3)
+    wait_until(lambda: len(read(tmp_path / "all.jsonl.journal.jsonl")) == 3)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     server.answer = lambda _: None
@@ -163,7 +163,7 @@ async def test_a_merge_on_a_file_system_that_cannot_append(
     await complete(questions(20), output_path=bucket / "out.jsonl")
     mend(server)
     manifest = await complete(
-        None, only_failed_of=bucket / "out.manifest.json", output_path=bucket / "all.jsonl"
+        None, only_failed_of=bucket / "out.jsonl.manifest.json", output_path=bucket / "all.jsonl"
     )
     assert manifest.counts.success == 20
     assert server.queries.total() == 3
@@ -186,7 +186,6 @@ async def test_what_cannot_be_merged_is_refused_before_anything_is_sent(
             await complete(**(given | arguments))
 
     await refused_as(DatasetError, "would replace the output", output_path=tmp_path / "out.jsonl")
-    await refused_as(DatasetError, "would replace the output", output_path=tmp_path / "out.parquet")
     await refused_as(InvalidRequestError, "exactly one of dataset and only_failed_of", dataset=questions(1))
     await refused_as(InvalidRequestError, "exactly one of dataset", only_failed_of=None)
     await refused_as(InvalidRequestError, "only_failed_of: ids and carried", id_column="q")
@@ -204,7 +203,7 @@ async def test_an_errors_file_that_is_not_the_outputs_is_noticed(
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
     earlier: CompletionManifest = await complete(questions(20))
-    errors = tmp_path / "out.errors.jsonl"
+    errors = tmp_path / "out.jsonl.errors.jsonl"
     lines = errors.read_bytes().splitlines(keepends=True)
     mend(server)
     errors.write_bytes(b"".join(lines[1:]))

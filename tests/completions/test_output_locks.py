@@ -107,11 +107,11 @@ async def test_the_lock_ends_with_its_process_and_its_retry_goes_on_at_once(
     wait_until(lambda: server.queries["question 3"] == 1, seconds=60)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert (tmp_path / ".out.lock").exists()
+    assert (tmp_path / ".out.jsonl.lock").exists()
     server.answer = lambda _: None
     assert (await complete(questions(20), identity="dag/task")).resumed_rows == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("_SUCCESS.out", "out.jsonl", "out.manifest.json")
+        *("_SUCCESS.out.jsonl", "out.jsonl", "out.jsonl.manifest.json")
     ]
 
 
@@ -150,7 +150,7 @@ async def test_two_runs_of_no_identity_are_not_each_others_retry(
 async def test_a_dead_owners_lease_is_watched_and_then_taken_over(
     complete: Complete, server: EchoServer, bucket: UPath, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lease = bucket / ".out.lock"
+    lease = bucket / ".out.jsonl.lock"
     lease.write_text(
         json.dumps({"owner": "x", "identity": "yesterday", "host": "gone", "pid": 1, "since": "2099-01-01"})
     )
@@ -164,7 +164,9 @@ async def test_a_dead_owners_lease_is_watched_and_then_taken_over(
 async def test_a_retry_elsewhere_takes_its_own_lease_over_without_waiting(
     complete: Complete, server: EchoServer, bucket: UPath, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (bucket / ".out.lock").write_text(json.dumps({"owner": "x", "identity": "dag/task", "host": "gone"}))
+    (bucket / ".out.jsonl.lock").write_text(
+        json.dumps({"owner": "x", "identity": "dag/task", "host": "gone"})
+    )
     with caplog.at_level(logging.INFO):
         await complete(questions(3), output_path=bucket / "out.jsonl", identity="dag/task")
     assert "watching" not in caplog.text
@@ -183,7 +185,7 @@ async def test_an_attempt_that_was_thought_dead_ends_when_its_retry_has_taken_ov
         second.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await second
-    assert not (bucket / ".out.lock").exists()
+    assert not (bucket / ".out.jsonl.lock").exists()
     assert (await complete(questions(20), **arguments)).counts.success == 20
 
 
@@ -192,7 +194,7 @@ async def test_a_lease_is_renewed_while_its_run_lasts_and_gone_when_it_ends(
     complete: Complete, server: EchoServer, bucket: UPath
 ) -> None:
     async with under_way(complete, server, output_path=bucket / "out.jsonl", identity="work"):
-        lease = bucket / ".out.lock"
+        lease = bucket / ".out.jsonl.lock"
         wanted = json.loads(lease.read_text())
         assert (wanted["identity"], wanted["pid"]) == ("work", os.getpid())
         while json.loads(lease.read_text())["renewed"] < 2:
@@ -212,7 +214,7 @@ async def test_who_waits_for_success_does_not_see_an_earlier_runs(
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
     await complete(questions(20), identity="today")
-    marker = tmp_path / "_SUCCESS.out"
+    marker = tmp_path / "_SUCCESS.out.jsonl"
     assert marker.read_bytes() == b""
     server.requests.clear()
     async with under_way(complete, server, identity="tomorrow"):
@@ -233,7 +235,7 @@ async def test_a_folder_of_outputs_is_read_without_its_markers(
     complete: Complete, server: EchoServer, tmp_path: Path, name: str
 ) -> None:
     await complete(questions(2), output_path=tmp_path / "outputs" / "a.jsonl")
-    (tmp_path / "outputs" / "a.manifest.json").unlink()
+    (tmp_path / "outputs" / "a.jsonl.manifest.json").unlink()
     manifest = await complete(
         tmp_path / name, prompt_template="{output}", output_path=tmp_path / "again.jsonl"
     )

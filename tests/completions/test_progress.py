@@ -53,7 +53,7 @@ async def test_while_a_run_lasts_its_progress_stands_beside_the_output_and_then_
 
     server.answer = answer
     task = asyncio.create_task(complete(questions(5), identity="dag/run/task/-1"))  # type: ignore[arg-type]
-    file = tmp_path / "out.progress.json"
+    file = tmp_path / "out.jsonl.progress.json"
     while not file.exists() or (told := json.loads(file.read_text()))["done"] < 4 or not told["in_flight"]:
         await asyncio.sleep(0.05)
     updated = datetime.fromisoformat(told.pop("updated_at"))
@@ -76,22 +76,22 @@ async def test_while_a_run_lasts_its_progress_stands_beside_the_output_and_then_
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.journal.jsonl"]
 
 
 def test_progress_that_is_read_back_is_what_was_written(tmp_path: Path) -> None:
     path = UPath(tmp_path / "out.jsonl")
     with ProgressFile(path) as file:
         file.write(at(150, identity="a/b/c/0", output_path=str(path)))
-        stored = (tmp_path / "out.progress.json").read_text()
+        stored = (tmp_path / "out.jsonl.progress.json").read_text()
     assert Progress.model_validate_json(stored).model_dump_json(indent=2) + "\n" == stored
-    assert not (tmp_path / "out.progress.json").exists()
+    assert not (tmp_path / "out.jsonl.progress.json").exists()
 
 
 async def test_what_a_killed_run_left_goes_with_the_next_and_where_it_cannot_be_written_nothing_stops(
     often: None, complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
-    left = tmp_path / "out.progress.json"
+    left = tmp_path / "out.jsonl.progress.json"
     left.write_text("{}")
     await complete(questions(3))
     assert not left.exists()
@@ -155,15 +155,15 @@ async def test_the_token_is_in_nothing_that_a_run_writes(
     with ProgressBar() as bar:
         arguments = {"on_progress": bar, "progress_seconds": 0.0}
         task = asyncio.create_task(complete(questions(8), **arguments))  # type: ignore[arg-type]
-        while b'"done": 7' not in (during := written()).get("out.progress.json", b""):
+        while b'"done": 7' not in (during := written()).get("out.jsonl.progress.json", b""):
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await complete(questions(8), **arguments)
     after = written()
-    assert set(during) == {"out.journal.jsonl", "out.progress.json"}
-    assert set(after) == {"out.jsonl", "out.errors.jsonl", "out.manifest.json"}
+    assert set(during) == {"out.jsonl.journal.jsonl", "out.jsonl.progress.json"}
+    assert set(after) == {"out.jsonl", "out.jsonl.errors.jsonl", "out.jsonl.manifest.json"}
     shown = "".join(capfd.readouterr())
     assert "of 8 rows" in shown
     assert "out.jsonl: 6 of 8 rows are done already" in caplog.text

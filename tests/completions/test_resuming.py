@@ -150,10 +150,10 @@ async def test_a_cancelled_run_keeps_every_answer_that_came(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert len(read(tmp_path / "out.journal.jsonl")) == 1 + 30
+    assert len(read(tmp_path / "out.jsonl.journal.jsonl")) == 1 + 30
     server.answer = lambda _: None
     assert (await complete(questions(100))).resumed_rows == 30
-    assert not (tmp_path / "out.journal.jsonl").exists()
+    assert not (tmp_path / "out.jsonl.journal.jsonl").exists()
     assert server.queries.total() == 101
 
 
@@ -190,12 +190,12 @@ async def test_where_nothing_can_be_appended_a_run_resumes_all_the_same(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.journal.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl.journal.jsonl"]
     server.answer = lambda query: refused(query) if query == "question 40" else None
     manifest = await complete(folder / "in.jsonl", **arguments)
     assert manifest.resumed_rows == 30
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("_SUCCESS.out", "in.jsonl", "out.errors.jsonl", "out.jsonl", "out.manifest.json")
+        *("_SUCCESS.out.jsonl", "in.jsonl", "out.jsonl.errors.jsonl", "out.jsonl", "out.jsonl.manifest.json")
     ]
     outputs = [line["output"] for line in read(folder / "out.jsonl")]
     assert outputs == [f"echo question {number}" if number != 40 else None for number in range(50)]
@@ -207,13 +207,13 @@ async def test_a_run_that_ended_between_output_and_manifest_finishes_without_a_r
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
     server.answer = lambda query: refused(query) if query == "question 3" else None
-    (tmp_path / "out.errors.jsonl").mkdir()
+    (tmp_path / "out.jsonl.errors.jsonl").mkdir()
     with pytest.raises(DatasetError, match=r"can't write .*out\.errors\.jsonl: this is a folder"):
         await complete(questions(10))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("out.errors.jsonl", "out.journal.jsonl", "out.jsonl")
+        *("out.jsonl.errors.jsonl", "out.jsonl.journal.jsonl", "out.jsonl")
     ]
-    (tmp_path / "out.errors.jsonl").rmdir()
+    (tmp_path / "out.jsonl.errors.jsonl").rmdir()
     manifest = await complete(questions(10))
     assert manifest.resumed_rows == 10
     assert manifest.counts.model_dump() == {"success": 9, "error": 1, "invalid_output": 0, "not_run": 0}
@@ -241,7 +241,7 @@ def test_a_journal_cut_at_any_byte_has_the_rows_before_the_cut_and_takes_the_res
     with Journal(output, HEADER) as journal:
         for index in order[:count]:
             journal.append(record(index, statuses[index]))
-    file = Path(output.with_name("out.journal.jsonl"))
+    file = Path(output.with_name("out.jsonl.journal.jsonl"))
     content = file.read_bytes()[:cut]
     file.write_bytes(content)
     kept = order[: max(0, content.count(b"\n") - 1)]
@@ -274,7 +274,7 @@ def test_a_journal_with_a_bad_line_in_its_middle_is_an_error_that_says_what_to_d
     output = UPath(tmp_path / "out.jsonl")
     with Journal(output, HEADER) as journal:
         journal.append(record(0))
-    file = tmp_path / "out.journal.jsonl"
+    file = tmp_path / "out.jsonl.journal.jsonl"
     head, first = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(head + line + first)
     with pytest.raises(JournalError) as raised:
@@ -288,10 +288,10 @@ def test_a_journal_with_a_bad_line_in_its_middle_is_an_error_that_says_what_to_d
 async def test_a_file_of_the_journals_name_that_is_none_is_an_error_and_stays(
     complete: Complete, server: EchoServer, tmp_path: Path, head: bytes
 ) -> None:
-    (tmp_path / "out.journal.jsonl").write_bytes(head)
+    (tmp_path / "out.jsonl.journal.jsonl").write_bytes(head)
     with pytest.raises(JournalError, match=r"out\.journal\.jsonl, line 1"):
         await complete(questions(2))
-    assert (tmp_path / "out.journal.jsonl").read_bytes() == head
+    assert (tmp_path / "out.jsonl.journal.jsonl").read_bytes() == head
     assert server.queries.total() == 0
 
 
@@ -299,10 +299,10 @@ async def test_a_file_of_the_journals_name_that_is_none_is_an_error_and_stays(
 async def test_a_manifest_that_cannot_be_read_is_an_error_and_stays(
     complete: Complete, server: EchoServer, tmp_path: Path, content: str
 ) -> None:
-    (tmp_path / "out.manifest.json").write_text(content)
+    (tmp_path / "out.jsonl.manifest.json").write_text(content)
     with pytest.raises(JournalError, match=r"out\.manifest\.json.*Delete it"):
         await complete(questions(2))
-    assert (tmp_path / "out.manifest.json").read_text() == content
+    assert (tmp_path / "out.jsonl.manifest.json").read_text() == content
     assert server.queries.total() == 0
 
 
@@ -324,7 +324,7 @@ async def test_a_journal_that_a_finished_run_could_not_delete_goes_with_the_next
     with Journal(UPath(tmp_path / "out.jsonl"), header) as journal:
         journal.append(record(0))
     assert (await complete(questions(3))).resumed_rows == 3
-    assert not (tmp_path / "out.journal.jsonl").exists()
+    assert not (tmp_path / "out.jsonl.journal.jsonl").exists()
 
 
 async def test_a_run_cancelled_while_it_writes_its_output_leaves_no_half_of_it(
@@ -338,6 +338,6 @@ async def test_a_run_cancelled_while_it_writes_its_output_leaves_no_half_of_it(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.journal.jsonl"]
     assert (await complete(rows)).resumed_rows == 600
     assert server.queries.total() == 600

@@ -50,10 +50,10 @@ async def test_parquet_out_has_the_rows_of_jsonl_under_one_schema(
         assert row | {"latency_ms": line["latency_ms"], "id": line["id"]} == line
         assert row["id"] == str(line["id"])
     assert columns.output_bytes == (tmp_path / "new" / "out.parquet").stat().st_size
-    assert columns.errors_path == str(tmp_path / "new" / "out.errors.jsonl")
-    assert [row["row"] for row in read(tmp_path / "new" / "out.errors.jsonl")] == [rows[3]]
+    assert columns.errors_path == str(tmp_path / "new" / "out.parquet.errors.jsonl")
+    assert [row["row"] for row in read(tmp_path / "new" / "out.parquet.errors.jsonl")] == [rows[3]]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        *("_SUCCESS.out", "out.errors.jsonl", "out.manifest.json", "out.parquet")
+        *("_SUCCESS.out.parquet", "out.parquet", "out.parquet.errors.jsonl", "out.parquet.manifest.json")
     ]
     assert lines.counts == columns.counts
 
@@ -78,7 +78,7 @@ async def test_parquet_goes_to_a_bucket_as_one_object(complete: Complete, tmp_pa
         f"echo question {number}" for number in range(3)
     ]
     assert sorted(path.name for path in bucket.iterdir()) == [
-        *("_SUCCESS.out", "out.manifest.json", "out.parquet")
+        *("_SUCCESS.out.parquet", "out.parquet", "out.parquet.manifest.json")
     ]
 
 

@@ -194,7 +194,7 @@ async def test_a_run_of_a_chain_that_was_ended_goes_on_after_its_journal(
     shared = {"runnable": "example_chains:asked", "concurrency": 1, **NO_PROMPT}
     with pytest.raises(AuthenticationError):
         await complete(questions(10), **shared)
-    assert ACCESS_TOKEN not in (tmp_path / "out.journal.jsonl").read_text()
+    assert ACCESS_TOKEN not in (tmp_path / "out.jsonl.journal.jsonl").read_text()
     manifest = await complete(questions(10), **shared)
     assert manifest.resumed_rows == 7
     assert server.queries == {f"question {n}!": 1 + (n == 7) for n in range(10)}

@@ -49,7 +49,7 @@ async def test_a_run_over_a_bucket_is_killed_resumed_and_leaves_its_output_alone
 
     def journaled() -> list[str]:
         bucket.fs.invalidate_cache()
-        parts = bucket.fs.glob("completions/runs/out.journal.jsonl/*.jsonl")
+        parts = bucket.fs.glob("completions/runs/out.jsonl.journal.jsonl/*.jsonl")
         return [line for part in parts for line in bucket.fs.cat_file(part).decode().splitlines()]
 
     process = start_run(server.credentials, **arguments)
@@ -67,7 +67,7 @@ async def test_a_run_over_a_bucket_is_killed_resumed_and_leaves_its_output_alone
     bucket.fs.invalidate_cache()
     assert sorted(bucket.fs.find("completions")) == [
         "completions/in.jsonl",
-        "completions/runs/_SUCCESS.out",
+        "completions/runs/_SUCCESS.out.jsonl",
         "completions/runs/out.jsonl",
-        "completions/runs/out.manifest.json",
+        "completions/runs/out.jsonl.manifest.json",
     ]

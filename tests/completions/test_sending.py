@@ -176,7 +176,7 @@ async def test_a_run_in_which_the_first_hundred_rows_fail_ends_there(
     with pytest.raises(RunStoppedError, match=r"100 of the last 100 rows failed.*unprocessableContent"):
         await complete(questions(1000), concurrency=4)
     assert server.queries.total() <= 104
-    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.journal.jsonl"]
 
 
 async def test_an_error_rate_above_the_one_allowed_ends_the_run_and_a_retry_goes_on(
@@ -224,7 +224,7 @@ async def test_a_row_that_keeps_failing_is_marked_as_one_that_may_pass(
 ) -> None:
     server.answer = lambda query: error(500, "oops", type="odd") if query == "question 1" else None
     await complete(questions(3))
-    assert read(tmp_path / "out.errors.jsonl")[0]["error"] == {
+    assert read(tmp_path / "out.jsonl.errors.jsonl")[0]["error"] == {
         "type": "odd",
         "message": "oops (HTTP 500, odd)",
         "transient": True,

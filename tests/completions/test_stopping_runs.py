@@ -76,7 +76,7 @@ def start(server: EchoServer, folder: Path, *command: str) -> subprocess.Popen[s
 
 async def check_what_is_left(server: EchoServer, folder: Path, complete: Complete) -> None:
     """The journal has just what was answered, and a run that resumes sends the others."""
-    lines = (folder / "out.journal.jsonl").read_bytes().splitlines(keepends=True)
+    lines = (folder / "out.jsonl.journal.jsonl").read_bytes().splitlines(keepends=True)
     assert sorted(json.loads(line)["index"] for line in lines[1:]) == list(range(ANSWERED))
     assert not (folder / "out.jsonl").exists()
     server.answer = lambda _: None
@@ -95,7 +95,7 @@ async def test_the_command_stops_within_five_seconds_and_says_how_to_go_on(
     out, err = process.communicate(timeout=5)
     assert (process.returncode, out) == (128 + number, "")
     assert err == "Stopped. What was answered is kept: the same command goes on from there.\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.journal.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.journal.jsonl"]
     await check_what_is_left(stuck, tmp_path, complete)
 
 

@@ -166,7 +166,7 @@ async def test_what_an_answer_holds_stands_beside_its_text(
     )
     assert third["error"]["message"] == "no JSON: Expecting value"
     assert manifest.counts.model_dump() == {"success": 1, "error": 0, "invalid_output": 2, "not_run": 0}
-    failed = read(tmp_path / "out.errors.jsonl")
+    failed = read(tmp_path / "out.jsonl.errors.jsonl")
     assert [(line["output"], line["attempts"]) for line in failed] == [
         ('{"topic": "rent"}', 1),
         ("no idea", 1),

