@@ -165,9 +165,9 @@ def is_shard(task_instance: dict[str, Any]) -> bool:
 
 
 def journaled(shards: Path, number: int) -> int:
-    """Rows in a shard's journal, whose first line is its head."""
+    """Rows in a shard's journal, whose first lines are its head and the rows' keys."""
     journal = shards / f"{number:05}.jsonl.journal.jsonl"
-    return journal.read_bytes().count(b"\n") - 1 if journal.exists() else 0
+    return journal.read_bytes().count(b'\n{"index":') if journal.exists() else 0
 
 
 def watch(airflow: CeleryAirflow, run_id: str, killed: list[int]) -> float:

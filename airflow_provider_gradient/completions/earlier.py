@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_gradient.completions.journal import Totals
 from airflow_provider_gradient.completions.manifest import CompletionManifest
-from airflow_provider_gradient.completions.output import FinishedRow, errors_path, file_size
+from airflow_provider_gradient.completions.output import FinishedRow, changed_since, errors_path
 from airflow_provider_gradient.datasets import (
     DatasetError,
     JournalError,
@@ -86,12 +86,8 @@ class EarlierRun:
             raise self._broken(f"it has {count} rows, and the manifest {self.manifest.rows}")
 
     def _check_unchanged(self) -> None:
-        try:
-            size = file_size(self.output)
-        except OSError as error:
-            raise path_error(self.output, "read", error) from error
-        if size != self.manifest.output_bytes:
-            raise self._broken(f"it has {size} bytes, and the manifest says {self.manifest.output_bytes}")
+        if changed := changed_since(self.manifest, self.output):
+            raise self._broken(changed)
 
     def _broken(self, what: str) -> DatasetError:
         return DatasetError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,12 @@ from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.completions.duplicates import Duplicates, check_deterministic
+from airflow_provider_gradient.completions.duplicates import check_deterministic
 from airflow_provider_gradient.completions.job import completion_parameters
 from airflow_provider_gradient.completions.journal import Journal
 from airflow_provider_gradient.completions.manifest import CompletionManifest
 from airflow_provider_gradient.completions.output import finished_manifest
-from airflow_provider_gradient.completions.preparation import prepare
-from airflow_provider_gradient.completions.run_journal import JournalHeader
+from airflow_provider_gradient.completions.preparation import PreparedRun, prepare
 from airflow_provider_gradient.completions.threads import in_thread
 from airflow_provider_gradient.datasets import (
     AppendLog,
@@ -29,6 +28,7 @@ from airflow_provider_gradient.datasets import (
     beside,
     local_path,
     path_error,
+    replacing,
 )
 
 if TYPE_CHECKING:
@@ -125,14 +125,15 @@ async def estimate_completions(
     await run.aclose()
     rows = run.header.rows
     known = runnable is None
-    distinct = sums.distinct() if known else None
+    leaders = await in_thread(run.keys.leaders)
+    distinct = sum(index == leader for index, leader in enumerate(leaders)) if known else None
     each = given.get("max_generated_token_count") if known else None
     asked = rows if distinct is None or not deduplicate else distinct
     return CompletionEstimate(
         source=run.source,
         model_id=model_id,
         rows=rows,
-        done_rows=await in_thread(lambda: rows_done(run.output, run.header)),
+        done_rows=await in_thread(lambda: rows_done(run)),
         distinct_rows=distinct,
         characters=sums.characters if known else None,
         longest_prompt=sums.longest if known else None,
@@ -146,19 +147,14 @@ class _PromptSums:
 
     def __init__(self, count_tokens: Callable[[str], int] | None) -> None:
         self._count_tokens = count_tokens
-        self._duplicates = Duplicates()
         self.characters = self.longest = 0
         self.tokens = None if count_tokens is None else 0
 
     def add(self, prompt: str) -> None:
-        self._duplicates.add(prompt)
         self.characters += len(prompt)
         self.longest = max(self.longest, len(prompt))
         if self._count_tokens is not None and self.tokens is not None:
             self.tokens += self._count_tokens(prompt)
-
-    def distinct(self) -> int:
-        return sum(index == leader for index, leader in enumerate(self._duplicates.leaders()))
 
 
 def token_counter(tokenizer: PathLike) -> Callable[[str], int]:
@@ -186,27 +182,28 @@ def token_counter(tokenizer: PathLike) -> Callable[[str], int]:
     return lambda text: len(loaded.encode(text))
 
 
-def rows_done(output: StoredPath, header: JournalHeader) -> int:
-    """Rows that a run of this header would find done. The journal is read and not opened for writing: it may
-    be that of a run under way.
+def rows_done(run: PreparedRun) -> int:
+    """Rows that the run would find done. It is tried on a copy of the journal: that may be one of a run under
+    way.
 
-    :raises JournalError: there is a manifest that can't be read.
+    :raises JournalError: journal or manifest can't be read.
     """
-    if finished_manifest(CompletionManifest, output, header) is not None:
-        return header.rows
-    lines = _journal_lines(beside(output, ".journal.jsonl"))
-    if next(lines, b"") != Journal.first_line(header):
+    if finished_manifest(CompletionManifest, run.output, run.header) is not None:
+        return run.header.rows
+    path = beside(run.output, ".journal.jsonl")
+    if not path.exists():
         return 0
-    done = bytearray(header.rows)
-    try:
-        for line in lines:
-            record = json.loads(line)
-            done[record["index"]] = not (record["error"] or {}).get("transient")
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise JournalError(
-            f"the journal beside {output} can't be read, and the run would say what to do: {error!r}"
-        ) from None
-    return sum(done)
+    with tempfile.TemporaryDirectory() as folder:
+        output = as_path(folder) / run.output.name
+        with replacing(beside(output, ".journal.jsonl")) as copy:
+            copy.writelines(_journal_lines(path))
+        try:
+            with Journal(output, run.header, keys=run.keys, ids=run.job.ids) as journal:
+                return journal.done
+        except JournalError:
+            raise JournalError(
+                f"the journal beside {run.output} can't be read, and the run would say what to do"
+            ) from None
 
 
 def _journal_lines(path: StoredPath) -> Iterator[bytes]:

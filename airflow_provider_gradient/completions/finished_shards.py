@@ -3,6 +3,7 @@ job, and whether their files still are as the runs left them."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,13 +45,14 @@ class FinishedShard:
 
         :raises JournalError: the file is not what the run left.
         """
-        count = 0
+        count, digest = 0, hashlib.sha256()
         for line, index, id_ in self._read(self.output):
             if index != count:
                 raise self._changed(self.output)
             count += 1
+            digest.update(line)
             yield line, id_
-        if count != self.rows:
+        if count != self.rows or self.manifest.output_sha256 not in (None, digest.hexdigest()):
             raise self._changed(self.output)
 
     def error_lines(self) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from array import array
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from airflow_provider_gradient.api import CompleteRequest, InvalidRequestError, 
 from airflow_provider_gradient.completions.chains import Chain
 from airflow_provider_gradient.completions.manifest import SCHEMA_VERSION, ShardOf
 from airflow_provider_gradient.completions.output_schema import OutputSchema
+from airflow_provider_gradient.completions.row_keys import RowKeys
 from airflow_provider_gradient.datasets import (
     Dataset,
     DatasetError,
@@ -123,6 +124,29 @@ class CompletionJob:
         }
         return hashlib.sha256(dump_row(fields)).hexdigest()
 
+    def request(self, *, model_version: str | None) -> str:
+        """SHA-256 over what determines the rows' requests and the verdicts on their answers, but for the
+        rows' own keys: the prompts, or where a runnable asks, the columns.
+
+        :param model_version: tells states of one adapter apart.
+        """
+        fields = {
+            "model_id": self.model_id,
+            "model_version": model_version,
+            "runnable": self.chain and self.chain.fingerprint(),
+            "output_schema": self.output_schema and self.output_schema.json_schema,
+            "max_output_retries": self.max_output_retries,
+            "parameters": dict(self.parameters),
+        }
+        return hashlib.sha256(dump_row(fields)).hexdigest()
+
+    def ids(self) -> Iterator[int | str | None]:
+        """The rows' ids, in their order."""
+        if self.id_column is None:
+            return itertools.repeat(None)
+        column = self.id_column
+        return (row_id(row, column, "") for row in read_rows(self.dataset))
+
     def shard(self, model_version: str | None) -> ShardOf | None:
         """What the manifest says of the shard that the dataset is, or ``None``."""
         if not isinstance(self.dataset, ShardRows):
@@ -181,6 +205,7 @@ class DatasetCheck:
     :param on_prompt: called with the prompt of each row.
     :ivar rows: how many there are.
     :ivar fingerprint: of the dataset, as :func:`airflow_provider_gradient.datasets.fingerprint` has it.
+    :ivar keys: of the rows.
     """
 
     def __init__(
@@ -194,6 +219,7 @@ class DatasetCheck:
         self._prompts = prompts
         self._ids = array("q")
         self._digest = hashlib.sha256()
+        self.keys = RowKeys()
         self.rows = 0
 
     def rows_checked(self) -> Generator[None]:
@@ -224,6 +250,7 @@ class DatasetCheck:
         if self._job.id_column is not None:
             self._ids.append(hash(row_id(row, self._job.id_column, where)))
         self._digest.update(line)
+        self.keys.add(line if prompt is None else prompt)
         if prompt is not None:
             self._on_prompt(prompt)
 

@@ -1,39 +1,35 @@
 """The journal of a run: every finished row, written before the next is fetched.
 
 It stands beside the output as ``<output>.journal.jsonl`` and belongs to one run, which its first line
-names. What can't be read is an error: a journal that is there is never taken for none, since its rows were
-paid for. A row that failed for a reason that may pass (no answer, 429, 5xx) is not taken for done by the run
-that resumes: it is sent again, and its attempts count on.
+names. What can't be read, or was changed since it was written, is an error: a journal that is there is never
+taken for none, since its rows were paid for. A row that failed for a reason that may pass (no answer, 429,
+5xx) is not taken for done by the run that resumes: it is sent again, and its attempts count on.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from airflow_provider_gradient.completions.manifest import SCHEMA_VERSION, Counts
-from airflow_provider_gradient.completions.run_journal import JournalHeader, RunJournal
-from airflow_provider_gradient.datasets import StoredPath, dump_row
-
-log = logging.getLogger(__name__)
+from airflow_provider_gradient.completions.manifest import Counts
+from airflow_provider_gradient.completions.row_keys import NO_ROW
+from airflow_provider_gradient.completions.run_journal import RunJournal, parse_line
+from airflow_provider_gradient.datasets import dump_row, sealed
 
 _STATUSES = ("success", "error", "invalid_output")
-
-_STRING = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
-_NUMBER = r"-?(?:0|[1-9]\d*)(?:\.\d+)?"
-_COLUMNS = rf'(?:,"(?!attempts|usage)\w+":(?:null|true|false|{_NUMBER}|{_STRING}))*+'
-_USAGE = r'(?:null|\{"prompt_tokens":(\d+),"completion_tokens":(\d+)\})'
-_SUCCESS = re.compile(
-    rf'\{{"index":(\d+),"id":(?:null|{_NUMBER}|{_STRING}),"status":"success"{_COLUMNS},'
-    rf'"attempts":(\d+){_COLUMNS},"usage":{_USAGE}{_COLUMNS}\}}\n',
-    re.ASCII,
+_ID = rb'"id":(null|-?\d+|"[^"\\]*+(?:\\.[^"\\]*+)*+"),'
+_PLACE = re.compile(rb'\{"index":(\d+),' + _ID)
+_SUCCESS = re.compile(_PLACE.pattern + rb'"status":"success",')
+_SUMS = re.compile(
+    rb',"attempts":(\d+),"latency_ms":[^,"]+,'
+    rb'"usage":(?:null|\{"prompt_tokens":(\d+),"completion_tokens":(\d+)\})\}\n'
 )
-"""The line of a success, as nearly all are, no less strict than JSON: to find the numbers that count in it
-takes a third of the time that it takes to read all of it. What does not match is read as JSON."""
+"""How the line of a success begins and ends, as nearly all are: where its checksum fits, the numbers that
+count are found without reading the rest."""
 
 
 class Totals:
@@ -73,22 +69,14 @@ class Journal(RunJournal):
     """
 
     kind = "completions"
-    schema_version = SCHEMA_VERSION
-    determined_by = "dataset, template, model or parameters"
-
-    def __init__(
-        self, output: StoredPath, header: JournalHeader, *, is_stopped: Callable[[], bool] = lambda: False
-    ) -> None:
-        self.totals = Totals()
-        self._spent: dict[int, int] = {}
-        super().__init__(output, header, is_stopped=is_stopped)
+    determined_by = "model, output schema, runnable or parameters"
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one finished row.
 
         :raises DatasetError: it could not be written, say since the disk is full.
         """
-        self._enter(record, self._log.append(dump_row(record)))
+        self._enter(record, self._log.append(sealed(dump_row(record))))
 
     @property
     def given_up(self) -> int:
@@ -97,11 +85,22 @@ class Journal(RunJournal):
 
     def spent(self, index: int) -> int:
         """Attempts that earlier runs spent on a row of those."""
-        return self._spent.get(index, 0)
+        attempts, _ = self._spent.get(index, (0, 0))
+        return attempts
 
     def line(self, index: int) -> bytes:
-        """The line of a finished row."""
-        return self._log.read(self._offsets[index])
+        """The line of a finished row, without its checksum.
+
+        :raises JournalError: it is not as it was written.
+        """
+        line = self._stored(self._offsets[index])
+        if not line.startswith(b'{"index":%d,' % index):
+            raise self._broken(None, f"has another row's line where that of row {index} was")
+        return line
+
+    def _forget(self) -> None:
+        self.totals = Totals()
+        self._spent: dict[int, tuple[int, int]] = {}
 
     def _enter(self, record: Mapping[str, Any], offset: int) -> None:
         self.totals.add(record)
@@ -114,30 +113,88 @@ class Journal(RunJournal):
             raise self._broken(number, "has no index of a row of the dataset")
         if index in self:
             return
-        try:
-            if record["status"] not in _STATUSES:
-                raise ValueError
-            if (record.get("error") or {}).get("transient"):
-                self._spent[index] = int(record["attempts"])
-            else:
-                self._enter(record, offset)
-                self._spent.pop(index, None)
-        except (KeyError, TypeError, ValueError):
-            raise self._broken(number, "is no finished row") from None
+        error = record.get("error")
+        if error and error["transient"]:
+            self._spent[index] = record["attempts"], offset
+        else:
+            self._enter(record, offset)
+            self._spent.pop(index, None)
 
-    def _parse(self, line: bytes) -> dict[str, Any] | None:
-        try:
-            text = line.decode()
-            if found := _SUCCESS.fullmatch(text):
-                index, attempts, prompt, completion = found.groups()
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        if self._has_checksums and (head := _SUCCESS.match(line)):
+            sums = _SUMS.fullmatch(line, line.rfind(b',"attempts":'))
+            if sums:
+                attempts, prompt, completion = sums.groups()
                 usage = prompt and {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}
                 return {
-                    "index": int(index),
+                    "index": int(head[1]),
                     "status": "success",
                     "attempts": int(attempts),
                     "usage": usage,
                 }
-            fields = json.loads(text)
-        except ValueError:
-            return None
-        return fields if isinstance(fields, dict) else None
+        return _checked(parse_line(line))
+
+    def _candidates(self) -> Iterator[int]:
+        yield from (index for index in range(len(self._offsets)) if index in self)
+        yield from self._spent
+
+    def _moved(self, sources: array[int], ids: Iterable[int | str | None]) -> Iterator[bytes]:
+        for index, (source, id_) in enumerate(zip(sources, ids, strict=False)):
+            if source == NO_ROW:
+                continue
+            line = self._stored(self._offsets[source] if source in self else self._spent[source][1])
+            place = _PLACE.match(line)
+            if place is None or (not self._has_checksums and json.loads(place[2]) != id_):
+                raise self._broken(None, f"has a line for row {index} that is not of its id, {id_!r}")
+            yield b'{"index":%d,"id":%b,' % (index, dump_row(id_)[:-1]) + line[place.end() :]
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """``record``, if it is that of a finished row.
+
+    :raises ValueError: it is not; names the field.
+    """
+    for name, is_right in _FIELDS.items():
+        if name not in record:
+            raise ValueError(f"is no finished row: it has no {name!r}")
+        if not is_right(record[name]):
+            raise ValueError(f"is no finished row: {record[name]!r} is no {name!r}")
+    return record
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_error(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and isinstance(value.get("type"), str)
+        and isinstance(value.get("message"), str)
+        and isinstance(value.get("transient"), bool)
+    )
+
+
+def _is_usage(value: Any) -> bool:
+    names = ("prompt_tokens", "completion_tokens")
+    return value is None or (isinstance(value, dict) and all(_is_count(value.get(name)) for name in names))
+
+
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "index": _is_count,
+    "id": lambda value: value is None or (isinstance(value, int | str) and not isinstance(value, bool)),
+    "status": lambda value: isinstance(value, str) and value in _STATUSES,
+    "output": _is_text,
+    "parsed": lambda _: True,
+    "error": _is_error,
+    "finish_reason": _is_text,
+    "model_id": _is_text,
+    "attempts": _is_count,
+    "latency_ms": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "usage": _is_usage,
+}
+"""What a record must have, and what is right there."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from airflow_provider_gradient.datasets import KeptRecord, TemplateFormat
 
 SCHEMA_VERSION = 1
-"""Version of the manifest, the output's rows and the journal."""
+"""Version of the manifest and of the output's rows."""
 
 
 class Counts(BaseModel):
@@ -85,7 +85,8 @@ class RunManifest(KeptRecord):
     :ivar identity: the piece of work that the caller said this is, or ``None``.
     :ivar fingerprint: SHA-256 over all that determines the requests and the output.
     :ivar output_path: JSONL or Parquet, one row a row of the dataset, in its order.
-    :ivar output_bytes: size of the output, by which a later change is noticed.
+    :ivar output_bytes: size of the output, by which, and by ``output_sha256``, a later change is noticed.
+    :ivar output_sha256: over the output's bytes; ``None`` in manifests of earlier versions.
     :ivar errors_path: JSONL of the rows that are no success, with all their columns; ``None`` if there are
         none.
     :ivar seconds: wall-clock time of the run that finished, without those it resumed.
@@ -100,6 +101,7 @@ class RunManifest(KeptRecord):
     fingerprint: str
     output_path: str
     output_bytes: int
+    output_sha256: str | None = None
     errors_path: str | None
     rows: int
     seconds: float

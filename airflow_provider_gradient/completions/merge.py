@@ -29,7 +29,7 @@ from airflow_provider_gradient.completions.output import (
     success_path,
     write_manifest,
 )
-from airflow_provider_gradient.completions.output_file import output_file
+from airflow_provider_gradient.completions.output_file import Digest, DigestedFile, output_file
 from airflow_provider_gradient.completions.run_journal import JournalHeader
 from airflow_provider_gradient.datasets import (
     JSONL,
@@ -86,8 +86,8 @@ def merge_completions(
         log.info("%s stands merged since an earlier run", output)
     else:
         started = time.monotonic()
-        _write(output, parts)
-        manifest = _manifest(output, parts, header, merged, seconds=time.monotonic() - started)
+        sha256 = _write(output, parts)
+        manifest = _manifest(output, parts, header, merged, sha256, seconds=time.monotonic() - started)
         write_manifest(output, manifest)
         log.info("%s: %d rows of %d shards merged", output, header.rows, len(parts))
     if manifest.is_complete:
@@ -111,17 +111,17 @@ def _digest(parts: Sequence[FinishedShard]) -> str:
     return digest.hexdigest()
 
 
-def _write(output: StoredPath, parts: Sequence[FinishedShard]) -> None:
-    """Write output and errors; both appear once all is read and found right."""
+def _write(output: StoredPath, parts: Sequence[FinishedShard]) -> str:
+    """Write output and errors; both appear once all is read and found right. The output's SHA-256."""
     for part in parts:
         part.check()
     failed = any(part.errors for part in parts)
-    ids = array("q")
+    ids, digest = array("q"), hashlib.sha256()
     remove(success_path(output))
     remove(manifest_path(output))
     with contextlib.ExitStack() as files:  # left in reverse: the output appears before the errors
         errors = files.enter_context(replacing(errors_path(output))) if failed else None
-        write = files.enter_context(_merged_file(output))
+        write = files.enter_context(_merged_file(output, digest))
         first = 0
         for part in parts:
             for line, id_ in part.lines():
@@ -135,16 +135,17 @@ def _write(output: StoredPath, parts: Sequence[FinishedShard]) -> None:
         _refuse_repeated_ids(parts, ids)
     if not failed:
         remove(errors_path(output))
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def _merged_file(path: StoredPath) -> Iterator[Callable[[bytes], object]]:
+def _merged_file(path: StoredPath, digest: Digest) -> Iterator[Callable[[bytes], object]]:
     """Takes lines of the output as JSONL has them, whatever the format of ``path``."""
     if format_of(path.name) is not PARQUET:
         with replacing(path) as file:
-            yield file.write
+            yield DigestedFile(file, digest).write
         return
-    with output_file(path) as columns:
+    with output_file(path, digest) as columns:
 
         def write(line: bytes) -> None:
             record = json.loads(line)
@@ -193,6 +194,7 @@ def _manifest(
     parts: Sequence[FinishedShard],
     header: JournalHeader,
     merged: MergedFrom,
+    sha256: str,
     *,
     seconds: float,
 ) -> CompletionManifest:
@@ -209,6 +211,7 @@ def _manifest(
             "fingerprint": header.fingerprint,
             "output_path": str(output),
             "output_bytes": file_size(output),
+            "output_sha256": sha256,
             "errors_path": str(errors_path(output)) if any(part.errors for part in parts) else None,
             "rows": header.rows,
             "counts": Counts(**statuses),

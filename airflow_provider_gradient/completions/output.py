@@ -11,20 +11,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
-from airflow_provider_gradient.completions.job import CompletionJob, row_id
+from airflow_provider_gradient.completions.job import CompletionJob
 from airflow_provider_gradient.completions.journal import Journal
 from airflow_provider_gradient.completions.manifest import RunManifest
-from airflow_provider_gradient.completions.output_file import output_file, with_row
+from airflow_provider_gradient.completions.output_file import Digest, output_file, with_row
 from airflow_provider_gradient.completions.run_journal import JournalHeader
 from airflow_provider_gradient.datasets import (
     DatasetError,
     JournalError,
     StoredPath,
     beside,
-    describe_row,
     describe_source,
     dump_row,
     path_error,
@@ -33,6 +33,11 @@ from airflow_provider_gradient.datasets import (
     replacing,
     row_bytes,
 )
+
+log = logging.getLogger(__name__)
+
+_STEP = 1 << 20
+"""Bytes read at once."""
 
 ManifestT = TypeVar("ManifestT", bound=RunManifest)
 
@@ -71,7 +76,6 @@ def finished_manifest(kind: type[ManifestT], output: StoredPath, header: Journal
         with path.open("rb") as file:
             content = file.read()
         manifest = kind.from_dict(json.loads(content))
-        size = file_size(output)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -79,12 +83,45 @@ def finished_manifest(kind: type[ManifestT], output: StoredPath, header: Journal
     except (JournalError, ValueError, AttributeError) as error:
         raise JournalError(f"{path}: {error}. Delete it, or choose another output path") from None
     same = (manifest.identity, manifest.fingerprint) == (header.identity, header.fingerprint)
-    if not same or size != manifest.output_bytes or not manifest.is_complete:
+    if not same or not manifest.is_complete:
+        return None
+    if changed := changed_since(manifest, output):
+        log.warning(
+            "%s is not as the run that finished it left it: %s. It is not taken for finished: its rows are "
+            "sent and paid for again",
+            *(output, changed),
+        )
         return None
     errors = None if manifest.errors_path is None else str(errors_path(output))
     return manifest.model_copy(
         update={"resumed_rows": manifest.rows, "output_path": str(output), "errors_path": errors}
     )
+
+
+def changed_since(manifest: RunManifest, output: StoredPath) -> str | None:
+    """In what the output is not any more what its manifest says, in words; ``None`` if it is the same.
+
+    :raises DatasetError: it can't be read.
+    """
+    try:
+        size = file_size(output)
+        if size != manifest.output_bytes:
+            return f"it has {size} bytes, and its manifest says {manifest.output_bytes}"
+        if manifest.output_sha256 not in (None, _sha256(output)):
+            return "its bytes have another SHA-256 than its manifest says"
+    except FileNotFoundError:
+        return "it is gone"
+    except OSError as error:
+        raise path_error(output, "read", error) from error
+    return None
+
+
+def _sha256(path: StoredPath) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_STEP):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def file_size(path: StoredPath) -> int:
@@ -105,16 +142,19 @@ class FinishedRow(NamedTuple):
     columns: Mapping[str, Any]
 
 
-def write_finished(output: StoredPath, rows: Iterator[FinishedRow], *, failed: bool) -> Generator[None]:
+def write_finished(
+    output: StoredPath, rows: Iterator[FinishedRow], *, failed: bool, digest: Digest
+) -> Generator[None]:
     """Write output and errors, a row a step; both are there once the last step is taken.
 
     :param failed: whether any of the rows is no success.
+    :param digest: takes the output's bytes.
     :raises DatasetError: a path can't be written, or what ``rows`` raises.
     """
     remove(manifest_path(output))
     with contextlib.ExitStack() as files:  # left in reverse: the output appears before the errors
         errors = files.enter_context(replacing(errors_path(output))) if failed else None
-        completions = files.enter_context(output_file(output))
+        completions = files.enter_context(output_file(output, digest))
         for line, carried, columns in rows:
             completions.write(line, carried)
             if errors and json.loads(line)["status"] != "success":
@@ -141,22 +181,28 @@ def finished_rows(
     """
     digest = hashlib.sha256()
     for index, row in enumerate(read_rows(job.dataset)):
-        where = describe_row(job.dataset, index)
-        columns = row_bytes(row, where)
+        columns = row_bytes(row, f"row {index}")
         digest.update(columns)
         carried = columns if job.carry_columns is None else dump_row(job.carried(row))
+        id_ = None if job.id_column is None else row.get(job.id_column)
         if index in journal:
-            yield FinishedRow(journal.line(index), carried, row)
+            line = journal.line(index)
+            if not line.startswith(b'{"index":%d,"id":%b,' % (index, dump_row(id_)[:-1])):
+                raise _changed(job)
+            yield FinishedRow(line, carried, row)
         elif ended is not None:
-            id_ = job.id_column and row_id(row, job.id_column, where)
             record = _not_run(index, id_, job.model_id, attempts=journal.spent(index), ended=ended)
             journal.totals.add(record)
             yield FinishedRow(dump_row(record), carried, row)
     if digest.hexdigest() != fingerprint:
-        raise DatasetError(
-            f"{describe_source(job.dataset)} changed while it was completed. Run it again: all rows are then "
-            "sent anew, since what is done belongs to the dataset as it was"
-        )
+        raise _changed(job)
+
+
+def _changed(job: CompletionJob) -> DatasetError:
+    return DatasetError(
+        f"{describe_source(job.dataset)} changed while it was completed. Run it again: rows that are as they "
+        "were keep their answers, and the others are sent"
+    )
 
 
 def _not_run(

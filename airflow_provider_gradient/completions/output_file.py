@@ -9,10 +9,11 @@ becomes U+FFFD in the other columns.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, cast
 
 from airflow_provider_gradient.datasets import (
     JSON_FIELD,
@@ -30,6 +31,13 @@ _ROW_GROUP_BYTES = 1 << 25
 """Columns that make a row group, before they are compressed."""
 
 
+class Digest(Protocol):
+    """One of :mod:`hashlib`'s."""
+
+    def update(self, content: Any, /) -> None:
+        """Take more bytes."""
+
+
 class OutputFile(Protocol):
     """Takes the rows of the output, in their order."""
 
@@ -37,10 +45,35 @@ class OutputFile(Protocol):
         """Add a record, a line of the journal, with the columns it carries, a line of JSON too."""
 
 
+class DigestedFile(io.BufferedIOBase):
+    """Hands what is written on to ``file``, and takes it into ``digest``."""
+
+    def __init__(self, file: BinaryIO, digest: Digest) -> None:
+        self._file = file
+        self._digest = digest
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def write(self, content: Any, /) -> int:
+        """Write all of ``content``."""
+        self._digest.update(content)
+        return self._file.write(content)
+
+
 @contextlib.contextmanager
-def output_file(path: StoredPath) -> Iterator[OutputFile]:
-    """The output that stands at ``path`` once the block ends, and not at all if the block fails."""
-    with replacing(path) as file:
+def output_file(path: StoredPath, digest: Digest) -> Iterator[OutputFile]:
+    """The output that stands at ``path`` once the block ends, and not at all if the block fails.
+
+    :param digest: takes its bytes.
+    """
+    with replacing(path) as plain:
+        file = cast(BinaryIO, DigestedFile(plain, digest))
         if format_of(path.name) is not PARQUET:
             yield _Lines(file)
         else:
@@ -67,7 +100,7 @@ class _Columns:
     def __init__(self, file: BinaryIO) -> None:
         self._arrow, parquet = import_parquet()
         self._schema = _schema(self._arrow)
-        self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")
+        self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd", write_page_checksum=True)
         self._records: list[dict[str, Any]] = []
         self._record_bytes = 0
         self._batches: list[Any] = []

@@ -1,8 +1,10 @@
 """One run at a time writes to an output.
 
 On local paths the lock is an ``flock`` on ``.<output>.lock``: it ends with its process, however that
-ends. Elsewhere it is a lease, an object of that name which its owner writes anew every few seconds. Whether a
-lease is alive is judged by seeing it change, never by comparing the clocks of two machines.
+ends. Elsewhere it is a lease, an object of that name which its owner writes anew every few seconds. It is
+created only where there is none, which object stores do in one step, so that of two runs that start together
+one is refused. Whether a lease is alive is judged by seeing it change, never by comparing the clocks of two
+machines.
 
 A run with the same identity is a retry of the same piece of work: Airflow starts one only when it holds the
 attempt before it for dead. It takes a lease over at once, and an owner that lives on all the same finds that
@@ -15,6 +17,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -24,14 +27,16 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from airflow_provider_gradient.api import GradientError
 from airflow_provider_gradient.completions.threads import first_error, in_thread
 from airflow_provider_gradient.datasets import (
     DatasetError,
     StoredPath,
+    create,
     dump_row,
+    has_conditional_writes,
     local_path,
     path_error,
     remove,
@@ -154,8 +159,9 @@ def _locked_file(path: Path) -> int | None:
 
 @contextlib.asynccontextmanager
 async def _lease(path: StoredPath, output: StoredPath, owner: dict[str, Any]) -> AsyncIterator[None]:
-    await _await_turn(path, output, owner)
-    await in_thread(lambda: _write(path, owner, renewed=0))
+    if not has_conditional_writes(path):
+        _warn_once(path.protocol)
+    await _acquire(path, output, owner)
     try:
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(_keep(path, output, owner))
@@ -169,20 +175,81 @@ async def _lease(path: StoredPath, output: StoredPath, owner: dict[str, Any]) ->
                 remove(path)
 
 
-async def _await_turn(path: StoredPath, output: StoredPath, owner: Mapping[str, Any]) -> None:
-    """Return once there is no lease, or a dead one, or that of an earlier attempt."""
-    found = await in_thread(lambda: _read(path))
+@functools.cache
+def _warn_once(protocol: str) -> None:
+    log.warning(
+        "%s: this file system can't create a file only where there is none: of two runs that start on one "
+        "output in the same moment, both may begin, and one of them ends after at most %.0f s",
+        protocol,
+        RENEWAL,
+    )
+
+
+async def _acquire(path: StoredPath, output: StoredPath, owner: Mapping[str, Any]) -> None:
+    """Return once the lease is this owner's.
+
+    :raises OutputLockedError: another run has it, or was first to take it over.
+    """
+    while not await in_thread(lambda: _created(path, owner)):
+        found = await in_thread(lambda: _read(path))
+        if not found:
+            continue
+        if not _is_retry(owner, _parsed(found)):
+            await _refuse_if_renewed(path, output, found)
+        if await in_thread(lambda found=found: _took_over(path, found, owner)):  # type: ignore[misc]
+            return
+        await _refuse_if_renewed(path, output, found)
+        await in_thread(lambda found=found: remove(_claim(path, found)))  # type: ignore[misc]
+
+
+def _created(path: StoredPath, owner: Mapping[str, Any]) -> bool:
+    """Whether there was no lease, and this owner's is there now."""
+    try:
+        if create(path, dump_row({**owner, "renewed": 0})):
+            return True
+    except DatasetError:  # S3 may answer so to both of two that create an object in the same moment
+        if not _read(path):
+            raise
+    found = _parsed(_read(path))  # this owner's own, where the answer to a write was lost and it was repeated
+    return bool(found.get("owner") == owner["owner"])
+
+
+async def _refuse_if_renewed(path: StoredPath, output: StoredPath, found: bytes) -> None:
+    """Return once the lease was not renewed for so long that its owner is dead.
+
+    :param found: what it was.
+    :raises OutputLockedError: it changed or went, so its owner lives or has just ended its work.
+    """
     until = time.monotonic() + RENEWAL * MISSED_RENEWALS
-    if found and not _is_retry(owner, _parsed(found)):
-        log.info("%s is there: watching for %.0f s whether its owner lives", path, until - time.monotonic())
-        while time.monotonic() < until:
-            await asyncio.sleep(RENEWAL / 10)
-            seen = await in_thread(lambda: _read(path))
-            if not seen:
-                return
-            if seen != found:
-                raise _locked(output, _parsed(seen))
-        log.warning("%s was not renewed: its owner is dead, the lease is taken over", path)
+    log.info("%s is there: watching for %.0f s whether its owner lives", path, until - time.monotonic())
+    while time.monotonic() < until:
+        await asyncio.sleep(RENEWAL / 10)
+        seen = await in_thread(lambda: _read(path))
+        if seen != found:
+            raise _locked(output, _parsed(seen or found))
+    log.warning("%s was not renewed: its owner is dead, the lease is taken over", path)
+
+
+def _took_over(path: StoredPath, found: bytes, owner: Mapping[str, Any]) -> bool:
+    """Whether the lease, ``found`` until now, is this owner's.
+
+    Of several who take over from one owner, the one that creates the claim may: an object named after that
+    owner. It is there only for as long as the lease is replaced, unless who created it died meanwhile.
+    """
+    claim = _claim(path, found)
+    if not create(claim, dump_row(dict(owner))):
+        return False
+    try:
+        if _parsed(_read(path)).get("owner") != _parsed(found).get("owner"):
+            return False
+        _write(path, owner, renewed=0)
+        return True
+    finally:
+        remove(claim)
+
+
+def _claim(path: StoredPath, found: bytes) -> StoredPath:
+    return cast(StoredPath, path.with_name(f"{path.name}.{_parsed(found).get('owner')}"))
 
 
 async def _keep(path: StoredPath, output: StoredPath, owner: Mapping[str, Any]) -> None:

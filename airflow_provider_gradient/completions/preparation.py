@@ -21,6 +21,7 @@ from airflow_provider_gradient.completions.job import (
 from airflow_provider_gradient.completions.manifest import CompletionManifest
 from airflow_provider_gradient.completions.output import errors_path
 from airflow_provider_gradient.completions.output_schema import OutputSchema
+from airflow_provider_gradient.completions.row_keys import RowKeys
 from airflow_provider_gradient.completions.run_journal import JournalHeader
 from airflow_provider_gradient.completions.threads import in_slices, in_thread
 from airflow_provider_gradient.datasets import (
@@ -56,6 +57,7 @@ class PreparedRun:
     dataset_fingerprint: str
     model_version: str | None
     header: JournalHeader
+    keys: RowKeys
 
     @property
     def source(self) -> str:
@@ -85,7 +87,7 @@ async def prepare(
     id_column: str | None,
     carry_columns: Sequence[str] | None,
     identity: str | None,
-    on_prompt: Callable[[str], None],
+    on_prompt: Callable[[str], None] = lambda _: None,
 ) -> PreparedRun:
     """Check everything that can be checked before a request is sent; see
     :func:`~airflow_provider_gradient.completions.complete_dataset`.
@@ -174,7 +176,9 @@ async def _prepare(
             identity=identity,
             fingerprint=job.fingerprint(dataset=rows, model_version=version),
             rows=check.rows,
+            request=job.request(model_version=version),
         ),
+        keys=check.keys,
     )
 
 

@@ -9,6 +9,7 @@ is not sent again.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import time
 from array import array
@@ -19,7 +20,7 @@ from pydantic import BaseModel
 
 from airflow_provider_gradient.client import AsyncGradientClient
 from airflow_provider_gradient.completions.budgets import Budgets
-from airflow_provider_gradient.completions.duplicates import Duplicates, check_deterministic
+from airflow_provider_gradient.completions.duplicates import check_deterministic
 from airflow_provider_gradient.completions.former_names import adopt_former_files
 from airflow_provider_gradient.completions.job import (
     completion_parameters,
@@ -187,8 +188,7 @@ async def complete_dataset(
         top_p=top_p,
         guidance=guidance,
     )
-    duplicates = Duplicates() if deduplicate else None
-    if duplicates is not None:
+    if deduplicate:
         check_deterministic(parameters, runnable)
     run = await prepare(
         client,
@@ -206,11 +206,10 @@ async def complete_dataset(
         carry_columns=carry_columns,
         parameters=parameters,
         identity=identity,
-        on_prompt=(lambda _: None) if duplicates is None else duplicates.add,
     )
     async with contextlib.aclosing(run), output_lock(run.output, identity):
         await in_thread(lambda: adopt_former_files(run.output, identity=identity))
-        if finished := finished_manifest(CompletionManifest, run.output, run.header):
+        if finished := await in_thread(lambda: finished_manifest(CompletionManifest, run.output, run.header)):
             log.info("%s stands complete since an earlier run; no row is sent", run.output)
             Journal.remove_leftover(run.output, run.header)
             remove_progress(run.output)
@@ -222,7 +221,7 @@ async def complete_dataset(
             run,
             limits=limits,
             budgets=budgets,
-            leaders=None if duplicates is None else await in_thread(duplicates.leaders),
+            leaders=await in_thread(run.keys.leaders) if deduplicate else None,
             on_progress=on_progress,
             progress_seconds=progress_seconds,
         )
@@ -239,7 +238,11 @@ async def _complete(
     progress_seconds: float,
 ) -> CompletionManifest:
     output, header = run.output, run.header
-    with ProgressFile(output) as progress_file, await Journal.opened(output, header) as journal:
+    with (
+        ProgressFile(output) as progress_file,
+        await Journal.opened(output, header, keys=run.keys, ids=run.job.ids) as journal,
+    ):
+        run.keys.clear()
         if journal.resumed:
             log.info("%s: %d of %d rows are done already", output, journal.resumed, header.rows)
         if journal.given_up:
@@ -268,11 +271,13 @@ async def _complete(
         sent = time.monotonic()
         rows, totals = _result(run, journal, sender.ended)
         failed = journal.totals.failed or sender.ended is not None
-        async for _ in in_slices(write_finished(output, rows, failed=failed)):
+        digest = hashlib.sha256()
+        async for _ in in_slices(write_finished(output, rows, failed=failed, digest=digest)):
             pass
         manifest = CompletionManifest(
             **_of_job(run),
             **_of_rows(run, journal, totals),
+            output_sha256=digest.hexdigest(),
             seconds=round(time.monotonic() - started, 3),
             rows_per_second=round((journal.done - journal.resumed) / max(sent - started, 1e-9), 3),
             concurrency=concurrency_summary,

@@ -5,6 +5,7 @@ that a reader never sees half of an output. Rows are named by their index, count
 """
 
 from airflow_provider_gradient.datasets.append_log import AppendLog
+from airflow_provider_gradient.datasets.checksums import sealed, unsealed
 from airflow_provider_gradient.datasets.errors import DatasetError, JournalError, path_error
 from airflow_provider_gradient.datasets.jsonl import dump_row
 from airflow_provider_gradient.datasets.kept_record import KeptRecord
@@ -14,6 +15,8 @@ from airflow_provider_gradient.datasets.paths import (
     StoredPath,
     as_path,
     beside,
+    create,
+    has_conditional_writes,
     local_path,
     remove,
     replacing,
@@ -72,11 +75,13 @@ __all__ = [
     "beside",
     "check_output",
     "column_value",
+    "create",
     "describe_row",
     "describe_source",
     "dump_row",
     "fingerprint",
     "format_of",
+    "has_conditional_writes",
     "import_parquet",
     "is_inline",
     "local_path",
@@ -89,5 +94,7 @@ __all__ = [
     "row_bytes",
     "row_template",
     "same_path",
+    "sealed",
+    "unsealed",
     "write_rows",
 ]

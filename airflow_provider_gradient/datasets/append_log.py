@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +25,7 @@ from airflow_provider_gradient.datasets.paths import (
     as_path,
     local_path,
     remove,
+    replacing,
     sync_folder,
 )
 
@@ -123,6 +124,26 @@ class AppendLog:
         self.size = self._committed = 0
         if self._parts is not None:
             self._parts.remove()
+
+    def rewrite(self, lines: Iterable[bytes]) -> None:
+        """Let ``lines``, which may be made from those that are there, be the log from now on. It has the old
+        lines or the new ones, whenever the process is killed.
+
+        :raises DatasetError: they can't be written.
+        """
+        with self._committing:
+            try:
+                if self._parts is None:
+                    with replacing(self._path) as file:
+                        file.writelines(lines)
+                    rewritten = _open_local(self._path)
+                else:
+                    rewritten = self._parts.rewrite(lines)
+            except OSError as error:
+                raise path_error(self._path, "write", error) from error
+            os.close(self._file)
+            self._file = rewritten
+            self.size = self._committed = os.fstat(rewritten).st_size
 
     def remove(self) -> None:
         """Delete the log."""

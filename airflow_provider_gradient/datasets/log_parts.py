@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -73,6 +74,32 @@ class LogParts:
                 remove(self._folder / part.name)
             descriptor = os.dup(file.fileno())
         fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        return descriptor
+
+    def rewrite(self, lines: Iterable[bytes]) -> int:
+        """Put ``lines`` in the place of all parts, as if they were these merged; the descriptor of a local
+        file with them.
+
+        :raises OSError: they can't be put.
+        """
+        with tempfile.TemporaryFile() as file:
+            file.writelines(lines)
+            file.flush()
+            descriptor, end = os.dup(file.fileno()), file.tell()
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        # With an empty part besides, the merged one has a name of its own also where there was a single part.
+        number = self._parts[-1].last + 1
+        parts = [*self._parts, _Part(first=number, last=number)]
+        merged = _Part(first=parts[0].first, last=number, end=end)
+        try:
+            self._write(descriptor, parts[-1])
+            self._write(descriptor, merged)
+            for part in parts:
+                remove(self._folder / part.name)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._parts = [merged]
         return descriptor
 
     def put(self, descriptor: int, start: int, end: int) -> None:

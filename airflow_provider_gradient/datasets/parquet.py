@@ -2,7 +2,8 @@
 
 Values become what JSON has. Numbers, booleans, strings, nulls, lists and structs are that already. Dates,
 times, timestamps, decimals and UUIDs become strings; a timestamp with a zone is told in UTC. For the rest
-(bytes, durations, NaN) there is no form that all readers would agree on: they are errors.
+(bytes, durations, NaN) there is no form that all readers would agree on: they are errors. So is a page that
+does not fit its checksum, where its writer gave it one.
 
 pyarrow is an extra and takes a while to load: it is imported where it is needed and never before.
 """
@@ -66,30 +67,34 @@ def read_parquet(path: StoredPath, start: int = 0, stop: int | None = None) -> I
     :raises DatasetError: it can't be read, or a column (named, with the row) has what JSON can't hold.
     """
     pa, pq = import_parquet()
-    first = 0
+    first, group = 0, None
     try:
-        with path.open("rb") as file, pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
+        with (
+            path.open("rb") as file,
+            pq.ParquetFile(file, buffer_size=_BUFFER, page_checksum_verification=True) as parquet,
+        ):
             columns = _columns(path, parquet.schema_arrow)
             groups = range(parquet.num_row_groups)
             first = sum(parquet.metadata.row_group(group).num_rows for group in groups[:start])
-            for batch in _batches(parquet, groups[start:stop]):
-                values = [column.values(batch.column(n), first) for n, column in enumerate(columns)]
-                names = [column.name for column in columns]
-                for row in zip(*values, strict=True):
-                    yield dict(zip(names, row, strict=True))
-                first += batch.num_rows
+            for group in groups[start:stop]:
+                for batch in _batches(parquet, group):
+                    values = [column.values(batch.column(n), first) for n, column in enumerate(columns)]
+                    names = [column.name for column in columns]
+                    for row in zip(*values, strict=True):
+                        yield dict(zip(names, row, strict=True))
+                    first += batch.num_rows
     except DatasetError:
         raise
     except (pa.ArrowException, OSError, ValueError, ImportError) as error:
-        raise path_error(f"{path} after row {first - 1}" if first else path, "read", error) from error
+        where = str(path) if group is None else f"{path}, row group {group}"
+        raise path_error(f"{where} after row {first - 1}" if first else where, "read", error) from error
 
 
-def _batches(parquet: Any, groups: Sequence[int]) -> Iterator[Any]:
-    for group in groups:
-        about = parquet.metadata.row_group(group)
-        fitting = _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)
-        size = max(1, min(_BATCH_ROWS, fitting))
-        yield from parquet.iter_batches(batch_size=size, row_groups=[group], use_threads=False)
+def _batches(parquet: Any, group: int) -> Iterator[Any]:
+    about = parquet.metadata.row_group(group)
+    fitting = _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)
+    size = max(1, min(_BATCH_ROWS, fitting))
+    yield from parquet.iter_batches(batch_size=size, row_groups=[group], use_threads=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ disk and then put as one object. Nothing here appends or renames on a remote fil
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import tempfile
@@ -156,6 +157,65 @@ def _remote_object(path: StoredPath) -> Iterator[BinaryIO]:
         except FileNotFoundError:  # a file system with real folders; a bucket's is not asked to make any
             path.parent.mkdir(parents=True, exist_ok=True)
             path.fs.put_file(file.name, path.path)
+
+
+_CONDITIONAL = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+"""Protocols of the stores that create an object only where there is none, in one step."""
+
+
+def has_conditional_writes(path: StoredPath) -> bool:
+    """Whether of several who :func:`create` a file at once only one can, across machines."""
+    return local_path(path) is not None or path.protocol in _CONDITIONAL
+
+
+def create(path: StoredPath, content: bytes) -> bool:
+    """Whether ``content`` now stands at ``path``; ``False`` where something was there already.
+
+    A local file is made whole by a hard link; an object store is asked to create and not to overwrite. A file
+    system that can do neither is asked whether the file is there first.
+
+    :raises DatasetError: it can't be written.
+    """
+    local = local_path(path)
+    try:
+        if local is not None:
+            return _linked(local, content)
+        try:
+            path.fs.pipe_file(path.path, content, mode="create")
+        except FileNotFoundError:  # as in _remote_object
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.fs.pipe_file(path.path, content, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise path_error(path, "write", error) from error
+        return _written_if_absent(path, content)  # an S3 of another maker, without conditional writes
+    return True
+
+
+def _written_if_absent(path: StoredPath, content: bytes) -> bool:
+    if path.exists():
+        return False
+    with replacing(path) as file:
+        file.write(content)
+    return True
+
+
+def _linked(path: Path, content: bytes) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with aside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+            return True
+    finally:
+        aside.unlink(missing_ok=True)
+    return False
 
 
 def remove(path: StoredPath) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import fnmatch
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,6 +22,8 @@ from airflow_provider_gradient.datasets.errors import DatasetError, path_error
 from airflow_provider_gradient.datasets.lines import read_csv, read_jsonl
 from airflow_provider_gradient.datasets.parquet import read_parquet
 from airflow_provider_gradient.datasets.paths import PathLike, StoredPath, as_path, local_path
+
+log = logging.getLogger(__name__)
 
 _MAGIC = "*?["
 _HIDDEN = (".", "_")
@@ -158,7 +162,9 @@ def open_stored(path: PathLike) -> StoredRows:
     """The files that ``path`` stands for: itself, those in it if it is a folder, those that match it if it is
     a glob.
 
-    Names that begin with ``.`` or ``_`` are passed over, as everywhere, unless a glob asks for them.
+    In a folder, and in a glob from its first wildcard on, names that begin with ``.`` or ``_`` are passed
+    over, those of folders too, as Spark and Arrow do: they are checkpoints, markers and files that are not
+    committed. A part of a glob that begins so itself asks for them.
 
     :raises DatasetError: there is none, they are of several formats, or a folder has folders or files of no
         known format in it.
@@ -199,12 +205,15 @@ def _kind(path: StoredPath) -> str | None:
 
 
 def _in_folder(folder: StoredPath) -> list[StoredPath]:
-    files = []
+    files, hidden = [], 0
     own = _listed(folder)
     for entry in sorted(folder.fs.ls(folder.path, detail=True), key=lambda entry: str(entry["name"])):
         location = entry["name"].rstrip("/")
         name = location.rpartition("/")[2]
-        if name.startswith(_HIDDEN) or location == own:
+        if location == own:
+            continue
+        if name.startswith(_HIDDEN):
+            hidden += 1
             continue
         if entry["type"] == "directory":
             raise DatasetError(
@@ -215,6 +224,8 @@ def _in_folder(folder: StoredPath) -> list[StoredPath]:
                 f"{folder} has a file of no known format in it, {name}; a glob can leave it out"
             )
         files.append(folder / name)
+    if hidden:
+        log.info("%s: %d names that begin with . or _ were passed over", folder, hidden)
     if not files:
         raise DatasetError(f"{folder}: there are no files in this folder")
     return files
@@ -225,16 +236,38 @@ def _matching(pattern: StoredPath) -> list[StoredPath]:
     while _has_magic(anchor.path):
         anchor = anchor.parent
     base = _listed(anchor) + "/"
-    found = sorted(pattern.fs.glob(pattern.path, detail=True).items())
-    hidden = () if pattern.name.startswith(_HIDDEN) else _HIDDEN
-    files = [
-        anchor / path.removeprefix(base)
-        for path, about in found
-        if about["type"] != "directory" and not path.rpartition("/")[2].startswith(hidden)
-    ]
+    files, hidden = [], 0
+    levels = pattern.path[len(anchor.path) :].strip("/").split("/")
+    for path, about in sorted(pattern.fs.glob(pattern.path, detail=True).items()):
+        if about["type"] == "directory":
+            continue
+        within = path.removeprefix(base)
+        if _is_hidden(within.split("/"), levels):
+            hidden += 1
+        else:
+            files.append(anchor / within)
+    if hidden:
+        log.info(
+            "%s: %d files were passed over, as their names or their folders' names begin with . or _; a part "
+            "of the pattern that begins so reads them",
+            *(pattern, hidden),
+        )
     if not files:
-        raise DatasetError(f"{pattern}: no file matches")
+        but = f" but {hidden} whose names or folders' names begin with . or _" if hidden else ""
+        raise DatasetError(f"{pattern}: no file matches{but}")
     return files
+
+
+def _is_hidden(names: list[str], levels: list[str]) -> bool:
+    """Whether a file below a pattern's fixed part is passed over: one of its names is hidden, and no part of
+    the pattern asks for it.
+
+    :param names: of the folders below the fixed part, and the file's own.
+    :param levels: the pattern's parts below its fixed one.
+    """
+    asked = [level for level in levels if level.startswith(_HIDDEN)]
+    hidden = (name for name in names if name.startswith(_HIDDEN))
+    return any(not any(fnmatch.fnmatchcase(name, level) for level in asked) for name in hidden)
 
 
 def _has_magic(path: str) -> bool:

@@ -95,6 +95,10 @@ class EmbeddingJob:
             return row
         return {column: row[column] for column in self.carry_columns}
 
+    def request(self) -> str:
+        """SHA-256 over what determines the vector of a text."""
+        return hashlib.sha256(dump_row({"model": self.model})).hexdigest()
+
     def fingerprint(self, *, dataset: str) -> str:
         """SHA-256 over the job.
 

@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
-import logging
+import itertools
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from airflow_provider_gradient.api import InvalidResponseError
-from airflow_provider_gradient.completions.manifest import SCHEMA_VERSION
-from airflow_provider_gradient.completions.run_journal import JournalHeader, RunJournal
-from airflow_provider_gradient.datasets import StoredPath, dump_row
+from airflow_provider_gradient.completions.row_keys import NO_ROW
+from airflow_provider_gradient.completions.run_journal import RunJournal, parse_line
+from airflow_provider_gradient.datasets import dump_row, sealed
 from airflow_provider_gradient.embeddings.manifest import EmbeddingCounts
-
-log = logging.getLogger(__name__)
 
 FLOAT_BYTES = 4
 _VECTORS = b',"vectors":"'
-_NONE = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +31,26 @@ class _Batch:
     """A line of the journal, and the vectors in it."""
 
     first: int
+    rows: int
+    requests: int
     error: dict[str, Any] | None
     dimensions: int
     vectors: bytes
 
     def vector(self, index: int) -> bytes:
+        return self._vectors(index, index)
+
+    def _vectors(self, first: int, last: int) -> bytes:
         size = self.dimensions * FLOAT_BYTES
-        return self.vectors[(index - self.first) * size : (index - self.first + 1) * size]
+        return self.vectors[(first - self.first) * size : (last - self.first + 1) * size]
+
+    def moved(self, first: int, last: int, *, to: int, requests: int) -> bytes:
+        """The line that says of the rows from ``to`` on what this one says of those from ``first`` to
+        ``last``."""
+        head = {"first": to, "rows": last - first + 1, "requests": requests}
+        if self.error is not None:
+            return dump_row(head | {"error": self.error})
+        return _line(head | {"dimensions": self.dimensions}, self._vectors(first, last))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +79,7 @@ class Journal(RunJournal):
     """
 
     kind = "embeddings"
-    schema_version = SCHEMA_VERSION
-    determined_by = "dataset, model or text"
-
-    def __init__(
-        self, output: StoredPath, header: JournalHeader, *, is_stopped: Callable[[], bool] = lambda: False
-    ) -> None:
-        self.requests = self.left_over = self._errors = 0
-        self.dimensions: int | None = None
-        self._read: tuple[int, _Batch] | None = None
-        super().__init__(output, header, is_stopped=is_stopped)
+    determined_by = "model"
 
     @property
     def counts(self) -> EmbeddingCounts:
@@ -101,8 +101,7 @@ class Journal(RunJournal):
             )
         numbers = b"".join(array("f", vector).tobytes() for vector in vectors)
         head = {"first": first, "rows": len(vectors), "requests": requests, "dimensions": dimensions}
-        line = dump_row(head)[:-2] + _VECTORS + base64.b64encode(numbers) + b'"}\n'
-        self._enter(head, self._log.append(line))
+        self._enter(head, self._log.append(sealed(_line(head, numbers))))
 
     def add_error(self, first: int, rows: int, error: dict[str, Any], *, requests: int) -> None:
         """Write that the rows from ``first`` on failed.
@@ -110,7 +109,7 @@ class Journal(RunJournal):
         :raises DatasetError: it could not be written.
         """
         head = {"first": first, "rows": rows, "requests": requests, "error": error}
-        self._enter(head, self._log.append(dump_row(head)))
+        self._enter(head, self._log.append(sealed(dump_row(head))))
 
     def row(self, index: int) -> EmbeddedRow:
         """What became of a row that is done.
@@ -118,10 +117,15 @@ class Journal(RunJournal):
         :raises JournalError: its line is damaged.
         """
         offset = self._offsets[index]
-        if self._read is None or self._read[0] != offset:
-            self._read = offset, self._batch(self._log.read(offset))
-        batch = self._read[1]
+        batch = self._batch(offset)
+        if not batch.first <= index < batch.first + batch.rows:
+            raise self._broken(None, f"has other rows' batch where that of row {index} was")
         return EmbeddedRow(vector=None if batch.error else batch.vector(index), error=batch.error)
+
+    def _forget(self) -> None:
+        self.requests = self.left_over = self._errors = 0
+        self.dimensions: int | None = None
+        self._read: tuple[int, _Batch] | None = None
 
     def _enter(self, head: Mapping[str, Any], offset: int) -> None:
         first, rows = head["first"], head["rows"]
@@ -138,39 +142,71 @@ class Journal(RunJournal):
         first, rows, requests = (head.get(name) for name in ("first", "rows", "requests"))
         if not (isinstance(first, int) and isinstance(rows, int) and isinstance(requests, int)):
             raise self._broken(number, "is no batch")
-        has_vectors = "dimensions" in head
+        has_vectors = isinstance(head.get("dimensions"), int)
         if not 0 <= first < first + rows <= self._header.rows or has_vectors != head["has_vectors"]:
             raise self._broken(number, "is no batch of the dataset's rows")
+        error = head.get("error")
+        if not has_vectors and not (isinstance(error, dict) and isinstance(error.get("transient"), bool)):
+            raise self._broken(number, "has neither vectors nor the error that there was")
         if any(index in self for index in range(first, first + rows)):
             raise self._broken(number, "has rows that were done before")
-        if (head.get("error") or {}).get("transient"):
+        if error and error["transient"]:
             self.requests += requests
         else:
             self._enter(head, offset)
 
-    def _parse(self, line: bytes) -> dict[str, Any] | None:
+    def _parse(self, line: bytes) -> dict[str, Any]:
         """A batch's fields, of its vectors whether there are any: they are read when they are wanted."""
         head, found, _ = line.partition(_VECTORS)
-        fields = _parsed(head + b"}" if found else line)
-        return None if fields is None else fields | {"has_vectors": bool(found)}
+        return parse_line(head + b"}" if found else line) | {"has_vectors": bool(found)}
 
-    def _batch(self, line: bytes) -> _Batch:
-        fields = _parsed(line) or {}
+    def _candidates(self) -> Iterator[int]:
+        return (index for index in range(len(self._offsets)) if index in self)
+
+    def _moved(self, sources: array[int], ids: Iterable[object]) -> Iterator[bytes]:  # noqa: ARG002
+        targets = array("q", [NO_ROW]) * len(self._offsets)
+        for index, source in enumerate(sources):
+            if source != NO_ROW:
+                targets[source] = index
+        for offset, rows in itertools.groupby(self._candidates(), key=self._offsets.__getitem__):
+            batch = self._batch(offset)
+            requests = batch.requests
+            for first, last in _runs(targets, [row for row in rows if targets[row] != NO_ROW]):
+                yield batch.moved(first, last, to=targets[first], requests=requests)
+                requests = 0
+
+    def _batch(self, offset: int) -> _Batch:
+        if self._read is not None and self._read[0] == offset:
+            return self._read[1]
         try:
+            fields = parse_line(self._stored(offset))
             vectors = base64.b64decode(fields.get("vectors", ""), validate=True)
             dimensions = 0 if fields.get("error") else fields["dimensions"]
             if len(vectors) != fields["rows"] * dimensions * FLOAT_BYTES:
                 raise ValueError
-            return _Batch(
-                first=fields["first"], error=fields.get("error"), dimensions=dimensions, vectors=vectors
+            batch = _Batch(
+                first=fields["first"],
+                rows=fields["rows"],
+                requests=fields["requests"],
+                error=fields.get("error"),
+                dimensions=dimensions,
+                vectors=vectors,
             )
         except (KeyError, TypeError, ValueError, binascii.Error):
             raise self._broken(None, "has a batch whose vectors can't be read") from None
+        self._read = offset, batch
+        return batch
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        fields = json.loads(line)
-    except ValueError:
-        return None
-    return fields if isinstance(fields, dict) else None
+def _line(head: Mapping[str, Any], vectors: bytes) -> bytes:
+    return dump_row(head)[:-2] + _VECTORS + base64.b64encode(vectors) + b'"}\n'
+
+
+def _runs(targets: array[int], rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of rows that follow one another and still do where they are moved."""
+    first = 0
+    for number in range(1, len(rows) + 1):
+        last = rows[number - 1]
+        if number == len(rows) or rows[number] != last + 1 or targets[rows[number]] != targets[last] + 1:
+            yield rows[first], last
+            first = number

@@ -14,10 +14,11 @@ from array import array
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 from airflow_provider_gradient.completions.job import row_id
 from airflow_provider_gradient.completions.output import errors_path, manifest_path
+from airflow_provider_gradient.completions.output_file import Digest, DigestedFile
 from airflow_provider_gradient.datasets import (
     JSON_FIELD,
     PARQUET,
@@ -93,21 +94,24 @@ def finished_rows(job: EmbeddingJob, journal: Journal, *, fingerprint: str) -> I
 
 def _changed(job: EmbeddingJob) -> DatasetError:
     return DatasetError(
-        f"{describe_source(job.dataset)} changed while it was embedded. Run it again: all rows are then sent "
-        "anew, since what is done belongs to the dataset as it was"
+        f"{describe_source(job.dataset)} changed while it was embedded. Run it again: rows that are as they "
+        "were keep their vectors, and the others are sent"
     )
 
 
-def write_finished(output: StoredPath, rows: Iterator[FinishedRow], *, failed: bool) -> Generator[None]:
+def write_finished(
+    output: StoredPath, rows: Iterator[FinishedRow], *, failed: bool, digest: Digest
+) -> Generator[None]:
     """Write output and errors, a row a step; both are there once the last step is taken.
 
     :param failed: whether any of the rows has no vector.
+    :param digest: takes the output's bytes.
     :raises DatasetError: a path can't be written, or what ``rows`` raises.
     """
     remove(manifest_path(output))
     with contextlib.ExitStack() as files:  # left in reverse: the output appears before the errors
         errors = files.enter_context(replacing(errors_path(output))) if failed else None
-        file = files.enter_context(replacing(output))
+        file = cast(BinaryIO, DigestedFile(files.enter_context(replacing(output)), digest))
         columns = files.enter_context(_Columns(file)) if format_of(output.name) is PARQUET else None
         for row in rows:
             if columns:
@@ -130,7 +134,7 @@ class _Columns:
         self._schema = _schema(self._arrow)
         # Vectors hardly repeat: a dictionary of their numbers would be larger than they are.
         self._writer = parquet.ParquetWriter(
-            file, self._schema, compression="zstd", use_dictionary=["status"]
+            file, self._schema, compression="zstd", use_dictionary=["status"], write_page_checksum=True
         )
         self._clear()
 

@@ -8,6 +8,7 @@ holds, and a run that left nothing over is not sent again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from airflow_provider_gradient.completions.output_lock import output_lock
 from airflow_provider_gradient.completions.pacing import SendingLimits
 from airflow_provider_gradient.completions.preparation import open_for
 from airflow_provider_gradient.completions.progress import Progress, ProgressFile, remove_progress
+from airflow_provider_gradient.completions.row_keys import RowKeys
 from airflow_provider_gradient.completions.run_journal import JournalHeader
 from airflow_provider_gradient.completions.threads import in_slices, in_thread
 from airflow_provider_gradient.datasets import (
@@ -60,6 +62,7 @@ class _Run:
     texts: Texts
     dataset_fingerprint: str
     header: JournalHeader
+    keys: RowKeys
 
 
 async def embed_dataset(
@@ -135,7 +138,7 @@ async def embed_dataset(
     run = await _checked(output, job, texts, identity)
     async with output_lock(output, identity):
         await in_thread(lambda: adopt_former_files(output, identity=identity))
-        if finished := finished_manifest(EmbeddingManifest, output, run.header):
+        if finished := await in_thread(lambda: finished_manifest(EmbeddingManifest, output, run.header)):
             log.info("%s stands complete since an earlier run; no row is sent", output)
             Journal.remove_leftover(output, run.header)
             remove_progress(output)
@@ -156,9 +159,19 @@ async def _checked(output: StoredPath, job: EmbeddingJob, texts: Texts, identity
     async for _ in in_slices(check.rows_checked()):
         pass
     header = JournalHeader(
-        identity=identity, fingerprint=job.fingerprint(dataset=check.fingerprint), rows=check.rows
+        identity=identity,
+        fingerprint=job.fingerprint(dataset=check.fingerprint),
+        rows=check.rows,
+        request=job.request(),
     )
-    return _Run(output=output, job=job, texts=texts, dataset_fingerprint=check.fingerprint, header=header)
+    return _Run(
+        output=output,
+        job=job,
+        texts=texts,
+        dataset_fingerprint=check.fingerprint,
+        header=header,
+        keys=check.keys,
+    )
 
 
 async def _embed(
@@ -170,7 +183,11 @@ async def _embed(
     progress_seconds: float,
 ) -> EmbeddingManifest:
     output, header = run.output, run.header
-    with ProgressFile(output) as progress_file, await Journal.opened(output, header) as journal:
+    with (
+        ProgressFile(output) as progress_file,
+        await Journal.opened(output, header, keys=run.keys) as journal,
+    ):
+        run.keys.clear()
         if journal.resumed:
             log.info("%s: %d of %d rows are done already", output, journal.resumed, header.rows)
         started = time.monotonic()
@@ -194,11 +211,13 @@ async def _embed(
         sent = time.monotonic()
         failed = journal.counts.error > 0
         rows = finished_rows(run.job, journal, fingerprint=run.dataset_fingerprint)
-        async for _ in in_slices(write_finished(output, rows, failed=failed)):
+        digest = hashlib.sha256()
+        async for _ in in_slices(write_finished(output, rows, failed=failed, digest=digest)):
             pass
         manifest = EmbeddingManifest(
             **_of_job(run),
             output_bytes=file_size(output),
+            output_sha256=digest.hexdigest(),
             errors_path=str(errors_path(output)) if failed else None,
             counts=journal.counts,
             left_over=journal.left_over,

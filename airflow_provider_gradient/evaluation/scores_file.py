@@ -65,7 +65,7 @@ class Columns:
                 self._pa.field("row", text, metadata=JSON_FIELD),
             ]
         )
-        self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")
+        self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd", write_page_checksum=True)
         self._records: list[dict[str, Any]] = []
 
     def write(self, answered: Answered, scores: Mapping[str, float]) -> None:

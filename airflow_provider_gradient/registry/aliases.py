@@ -9,19 +9,15 @@ overwrite, which S3 does in one step. File systems that can't are asked whether 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import re
-import secrets
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from airflow_provider_gradient.datasets import PathLike, StoredPath, as_path, local_path, path_error
+from airflow_provider_gradient.datasets import PathLike, StoredPath, as_path, create, path_error
 from airflow_provider_gradient.registry.promotion import (
     Promotion,
     RegistryConflictError,
@@ -193,7 +189,7 @@ class AliasRegistry:
                 return promotion
             path = self._folder / alias / f"{promotion.version:08}.json"
             text = json.dumps(promotion.to_dict(), ensure_ascii=False, indent=2) + "\n"
-            if _created(path, text.encode()):
+            if create(path, text.encode()):
                 return promotion
             time.sleep(random.uniform(0, min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)))
         raise RegistryConflictError(f"alias {alias!r}: others promote to it all the time; try again")
@@ -231,33 +227,3 @@ def _listed(folder: StoredPath) -> Iterator[str]:
         return
     except OSError as error:
         raise path_error(folder, "read", error) from error
-
-
-def _created(path: StoredPath, content: bytes) -> bool:
-    """Whether ``content`` now stands at ``path``; ``False`` where something was there already."""
-    local = local_path(path)
-    try:
-        if local is not None:
-            return _linked(local, content)
-        path.fs.pipe_file(path.path, content, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise path_error(path, "write", error) from error
-    return True
-
-
-def _linked(path: Path, content: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with aside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-            return True
-    finally:
-        aside.unlink(missing_ok=True)
-    return False

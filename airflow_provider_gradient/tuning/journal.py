@@ -3,23 +3,27 @@
 A call is written down as *sent*, and safe on disk, before it is sent, and settled after: *acknowledged* with
 its result, *refused* where the server surely has not carried it out, *skipped* by the user's choice. So at
 most one call is ever sent and not settled, and only of that one it is unknown whether it was trained. Between
-two calls stands how an epoch was *validated*.
+two calls stands how an epoch was *validated*. Every line has a checksum; a journal of version 1, which had
+none, is read and written anew with them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import secrets
 from types import TracebackType
 from typing import Any, Self
 
-from airflow_provider_gradient.datasets import AppendLog, JournalError, PathLike, dump_row
+from airflow_provider_gradient.datasets import AppendLog, JournalError, PathLike, dump_row, sealed, unsealed
 from airflow_provider_gradient.tuning.plan import PlannedCall
-from airflow_provider_gradient.tuning.report import SCHEMA_VERSION, CallResult, EpochScore
+from airflow_provider_gradient.tuning.report import CallResult, EpochScore
 
 log = logging.getLogger(__name__)
+
+_VERSION = 2
 
 
 class TuningJournal:
@@ -97,7 +101,7 @@ class TuningJournal:
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._log is not None:
-            self._log.append(dump_row(event))
+            self._log.append(sealed(dump_row(event)))
             self._log.commit()
 
     def _apply(self, event: dict[str, Any]) -> None:
@@ -123,7 +127,7 @@ class TuningJournal:
     def _header(self) -> dict[str, Any]:
         return {
             "journal": "tuning",
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": _VERSION,
             "identity": self._identity,
             "fingerprint": self.fingerprint,
             "run": self._run,
@@ -131,9 +135,14 @@ class TuningJournal:
 
     def _load(self, lines: AppendLog) -> bool:
         """Take the events that are there; whether there is a journal of this run at all."""
+        version = None
         for number, (_, line) in enumerate(lines.lines(), 1):
             try:
-                event = json.loads(line)
+                if number == 1:
+                    version = 1 if b'"crc32"' not in line else _VERSION
+                event = json.loads(unsealed(line) if version == _VERSION else line)
+                if number == 1 and event["schema_version"] != version:
+                    raise ValueError
                 if number > 1:
                     self._apply(event)
                 elif not self._is_ours(event):
@@ -144,10 +153,13 @@ class TuningJournal:
                     "another's. Restore it; to start anew, delete it and make a new adapter, since this one "
                     "may have been trained by the calls that the journal held"
                 ) from None
+        if version == 1:
+            events = (line for number, (_, line) in enumerate(lines.lines()) if number)
+            lines.rewrite(map(sealed, itertools.chain([dump_row(self._header())], events)))
         return lines.size > 0
 
     def _is_ours(self, header: dict[str, Any]) -> bool:
-        if header["journal"] != "tuning" or header["schema_version"] != SCHEMA_VERSION:
+        if header["journal"] != "tuning":
             raise ValueError
         if (header["identity"], header["fingerprint"]) == (self._identity, self.fingerprint):
             self._run = header["run"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from faults import MODEL_ID, Act, FaultyServer, Received, completion, error, reply
@@ -51,6 +52,12 @@ def questions(count: int) -> list[dict[str, Any]]:
 
 def read(path: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def journaled(output: Path) -> int:
+    """Rows in the journal of an output: its first lines are the head and the rows' keys."""
+    journal = output.with_name(f"{output.name}.journal.jsonl")
+    return journal.read_bytes().count(b'\n{"index":') if journal.exists() else 0
 
 
 HANG = Act(wait=60)

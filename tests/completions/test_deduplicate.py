@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_gradient.api import InvalidRequestError
-from airflow_provider_gradient.completions.duplicates import Duplicates
+from airflow_provider_gradient.completions.row_keys import RowKeys
 
 ROWS = [{"q": f"question {number % 7}", "key": number} for number in range(50)]
 GREEDY: dict[str, Any] = {"deduplicate": True, "temperature": 0, "id_column": "key"}
@@ -95,7 +95,7 @@ async def test_copies_do_not_count_against_max_rows(complete: Complete, server: 
 
 @given(prompts=st.lists(st.sampled_from(["a", "b", "c", "\ud800", ""]) | st.text(max_size=3)))
 def test_each_prompt_is_led_by_the_first_that_is_the_same(prompts: list[str]) -> None:
-    duplicates = Duplicates()
+    keys = RowKeys()
     for prompt in prompts:
-        duplicates.add(prompt)
-    assert list(duplicates.leaders()) == [prompts.index(prompt) for prompt in prompts]
+        keys.add(prompt)
+    assert list(keys.leaders()) == [prompts.index(prompt) for prompt in prompts]

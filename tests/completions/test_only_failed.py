@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_server import HANG, Complete, EchoServer, questions, read, refused
+from echo_server import HANG, Complete, EchoServer, journaled, questions, read, refused
 from faults import Act, reply, wait_until
 from upath import UPath
 
@@ -146,7 +146,7 @@ asyncio.run(main(*map(json.loads, sys.argv[1:])))
         [sys.executable, "-c", program, json.dumps(server.credentials), json.dumps(arguments)]
     )
     wait_until(lambda: server.queries.total() == 3, seconds=60)
-    wait_until(lambda: len(read(tmp_path / "all.jsonl.journal.jsonl")) == 3)
+    wait_until(lambda: journaled(tmp_path / "all.jsonl") == 2)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     server.answer = lambda _: None

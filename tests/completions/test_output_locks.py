@@ -20,7 +20,7 @@ from echo_server import HANG, Complete, EchoServer, questions, read
 from faults import wait_until
 from upath import UPath
 
-from airflow_provider_gradient.completions import OutputLockedError, output_lock
+from airflow_provider_gradient.completions import CompletionManifest, OutputLockedError, output_lock
 
 PROCESS = """
 import asyncio, json, sys
@@ -159,6 +159,42 @@ async def test_a_dead_owners_lease_is_watched_and_then_taken_over(
     assert manifest.counts.success == 3
     assert "its owner is dead" in caplog.text
     assert not lease.exists()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_of_two_that_take_a_dead_owners_lease_over_at_once_one_is_refused(
+    complete: Complete, server: EchoServer, bucket: UPath
+) -> None:
+    (bucket / ".out.jsonl.lock").write_text(json.dumps({"owner": "x", "identity": "yesterday"}))
+    runs = [
+        complete(questions(20), output_path=bucket / "out.jsonl", identity=identity)
+        for identity in ("one", "two")
+    ]
+    first, second = await asyncio.gather(*runs, return_exceptions=True)
+    assert {type(first), type(second)} == {CompletionManifest, OutputLockedError}
+    assert server.queries.total() == 20
+    assert not list(bucket.glob(".out.jsonl.lock*"))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_lease_is_taken_over_though_who_tried_it_before_died_meanwhile(
+    complete: Complete, bucket: UPath
+) -> None:
+    (bucket / ".out.jsonl.lock").write_text(json.dumps({"owner": "x", "identity": "yesterday"}))
+    (bucket / ".out.jsonl.lock.x").write_text(json.dumps({"owner": "y", "identity": "today"}))
+    manifest = await complete(questions(3), output_path=bucket / "out.jsonl", identity="today")
+    assert manifest.counts.success == 3
+    assert not list(bucket.glob(".out.jsonl.lock*"))
+
+
+async def test_a_store_that_cannot_promise_it_says_so_once(
+    complete: Complete, bucket: UPath, caplog: pytest.LogCaptureFixture
+) -> None:
+    output_lock._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            await complete(questions(1), output_path=bucket / "out.jsonl")
+    assert caplog.text.count("both may begin") == 1
 
 
 async def test_a_retry_elsewhere_takes_its_own_lease_over_without_waiting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import string
 import tracemalloc
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -200,6 +203,48 @@ def test_a_glob_reaches_into_folders_and_a_bucket_is_a_folder_too(tmp_path: Path
     assert [row["name"] for row in read_rows(f"{bucket}/2026/**/*.csv")] == ["2026/01/x.csv", "2026/02/x.csv"]
     assert [row["name"] for row in read_rows(f"{bucket}/*/02/*")] == ["2026/02/x.csv"]
     assert [row["name"] for row in read_rows(bucket / "2026" / "01")] == ["2026/01/x.csv"]
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_hidden_names_are_passed_over_at_every_level_and_counted_unless_the_pattern_asks_for_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    folder = UPath(tmp_path if place == "local" else f"memory://{tmp_path.name}")
+    for name in (
+        *("a.jsonl", "day/b.jsonl", "_temporary/0/c.jsonl", ".ipynb_checkpoints/d.jsonl"),
+        *("day/_e.jsonl", "day/_tmp/f.jsonl"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jsonl([{"name": name}]))
+
+    def names(pattern: str) -> list[str]:
+        return [row["name"] for row in read_rows(folder / pattern)]
+
+    with caplog.at_level(logging.INFO):
+        assert names("**/*.jsonl") == ["a.jsonl", "day/b.jsonl"]
+        assert names("*/*.jsonl") == ["day/b.jsonl"]
+        assert names("day") == ["day/b.jsonl"]
+    passed_over = [record.args[1] for record in caplog.records if "passed over" in record.msg]
+    assert passed_over == [4, 2, 2]
+    assert names("_temporary/**/*.jsonl") == names("_temporary/0/c.jsonl") == ["_temporary/0/c.jsonl"]
+    assert names("*/_*.jsonl") == ["day/_e.jsonl"]
+    assert names("*/_tmp/*") == ["day/_tmp/f.jsonl"]
+    with pytest.raises(DatasetError, match="no file matches but 1 whose names or folders' names begin with"):
+        names("*/d.json?")
+
+
+def test_a_damaged_page_is_an_error_that_names_the_file_and_its_row_group(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.table({"n": list(range(300)), "text": ["some text"] * 300})
+    pyarrow.parquet.write_table(
+        *(table, path), row_group_size=100, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    content = bytearray(path.read_bytes())
+    place = content.rindex((150).to_bytes(8, "little"))
+    content[place] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"can't read .*rows\.parquet, row group 1 after row 99: .*"):
+        list(read_rows(path))
 
 
 def test_a_relative_folder_and_one_reached_by_a_link_are_read(

@@ -124,10 +124,10 @@ async def test_a_run_killed_at_four_moments_loses_no_batch_and_asks_for_none_twi
         "workspace_id": gradient_server.workspace_id,
         "base_url": gradient_server.url,
     }
-    journal = tmp_path / "out.jsonl.journal.jsonl"
+    journal = tmp_path / "out.parquet.journal.jsonl"
 
     def batches() -> int:
-        return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
+        return journal.read_bytes().count(b'\n{"first":') if journal.exists() else 0
 
     done = 0
     for kill in range(KILLS):

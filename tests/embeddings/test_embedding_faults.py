@@ -14,7 +14,7 @@ from vectors_server import VectorsServer, vectors
 from airflow_provider_gradient.api import GradientError, InvalidRequestError, InvalidResponseError
 from airflow_provider_gradient.client import AsyncGradientClient, RetryPolicy
 from airflow_provider_gradient.completions import RunStoppedError
-from airflow_provider_gradient.datasets import DatasetError, JournalError
+from airflow_provider_gradient.datasets import DatasetError, JournalError, sealed, unsealed
 from airflow_provider_gradient.embeddings import EmbeddingManifest, embed_dataset
 
 QUICK = RetryPolicy(attempts=3, base=0.01)
@@ -206,21 +206,25 @@ async def test_a_damaged_journal_is_an_error_that_names_the_line(
     with pytest.raises(GradientError, match="who"):
         await embed(concurrency=1)
     journal = tmp_path / "out.jsonl.journal.jsonl"
-    lines = journal.read_text().splitlines()
+    head, keys, first, *_ = journal.read_bytes().splitlines(keepends=True)
     for damaged, message in [
         (
-            '{"first":38,"rows":8,"requests":1,"dimensions":2,"vectors":""}',
-            "line 3 is no batch of the dataset",
+            sealed(b'{"first":38,"rows":8,"requests":1,"dimensions":2,"vectors":""}\n'),
+            "line 4 is no batch of the dataset",
         ),
-        (lines[1], "line 3 has rows that were done before"),
-        ("[]", "line 3 is no JSON object"),
-        ("{}", "line 3 is no batch"),
+        (
+            sealed(b'{"first":8,"rows":8,"requests":1,"error":[1]}\n'),
+            "line 4 has neither vectors",
+        ),
+        (first, "line 4 has rows that were done before"),
+        (first.replace(b"A", b"B", 1), "line 4 was changed since it was written"),
+        (b"{}\n", "line 4 was changed since it was written"),
     ]:
-        journal.write_text("\n".join([*lines[:2], damaged]) + "\n")
+        journal.write_bytes(head + keys + first + damaged)
         with pytest.raises(JournalError, match=message):
             await embed()
-    cut = lines[1].replace('"vectors":"', '"vectors":"AAAA')
-    journal.write_text("\n".join([lines[0], cut]) + "\n")
+    cut = unsealed(first).replace(b'"vectors":"', b'"vectors":"AAAA')
+    journal.write_bytes(head + keys + sealed(cut))
     server.answer = lambda _: None
     with pytest.raises(JournalError, match="vectors can't be read"):
         await embed()

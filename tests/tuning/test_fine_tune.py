@@ -13,6 +13,7 @@ from faults import ACCESS_TOKEN, Act, error, reply
 from hypothesis import given
 from hypothesis import strategies as st
 from trainer_server import TrainerServer, Tune, facts
+from upath import UPath
 
 from airflow_provider_gradient.api import (
     AuthenticationError,
@@ -23,7 +24,7 @@ from airflow_provider_gradient.api import (
     UnprocessableContentError,
 )
 from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.datasets import JournalError
+from airflow_provider_gradient.datasets import AppendLog, JournalError, dump_row, sealed, unsealed
 from airflow_provider_gradient.tuning import (
     AmbiguousCallError,
     CallResult,
@@ -269,6 +270,23 @@ async def test_a_run_cancelled_in_a_call_leaves_it_in_doubt(keyless: TrainerServ
         await tune(keyless, facts(6))
 
 
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_a_journal_without_checksums_of_an_earlier_version_is_read_and_gets_them(
+    tmp_path: Path, place: str
+) -> None:
+    path = UPath(tmp_path if place == "local" else f"memory://{tmp_path.name}") / "journal.jsonl"
+    head = {"journal": "tuning", "schema_version": 1, "identity": "work", "fingerprint": "f", "run": "r"}
+    with AppendLog(path) as lines:
+        lines.append(dump_row(head))
+        lines.append(b'{"event":"sent","call":0}\n')
+        lines.append(b'{"event":"skipped","call":0}\n')
+    for _ in range(2):
+        with TuningJournal(path, identity="work", fingerprint="f") as journal:
+            assert (journal.settled, journal.skipped, journal.pending) == (1, [0], False)
+    with AppendLog(path) as lines:
+        assert all(unsealed(line) for _, line in lines.lines())
+
+
 @given(calls=st.integers(1, 4), cut=st.integers(0, 3000))
 def test_a_journal_cut_at_any_byte_says_no_more_than_is_sure(
     tmp_path_factory: pytest.TempPathFactory, calls: int, cut: int
@@ -301,10 +319,12 @@ def test_a_journal_cut_at_any_byte_says_no_more_than_is_sure(
     [
         b"garbage\n",
         b"[]\n",
-        b'{"event":"acknowledged","call":0}\n',
-        b'{"event":"sent","call":5}\n',
-        b'{"event":"odd","call":0}\n',
-        b'{"call":0}\n',
+        b'{"event":"sent","call":0}\n',
+        sealed(b'{"event":"sent","call":0}\n').replace(b"sent", b"Sent"),
+        sealed(b'{"event":"acknowledged","call":0}\n'),
+        sealed(b'{"event":"sent","call":5}\n'),
+        sealed(b'{"event":"odd","call":0}\n'),
+        sealed(b'{"call":0}\n'),
     ],
 )
 async def test_a_damaged_journal_is_an_error_that_says_what_to_do(
