@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_gradient.api import MAX_GENERATED_TOKENS, GradientError
 from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.completions import complete_dataset
+from airflow_provider_gradient.completions import RunUnfinishedError, complete_dataset
 from airflow_provider_gradient.evaluation import evaluate
 from airflow_provider_gradient.tuning import Validate
 
@@ -37,23 +37,29 @@ def generated_score(
     async def validate(rows: Sequence[Mapping[str, Any]]) -> float:
         longest = max(len(str(row["reference"]).encode()) for row in rows)
         with tempfile.TemporaryDirectory(prefix="gradient-validation-") as folder:
-            manifest = await complete_dataset(
-                client,
-                model_id=model_id,
-                dataset=rows,
-                prompt_column="prompt",
-                output_path=Path(folder) / "answers.jsonl",
-                concurrency=concurrency,
-                auto_template=False,
-                max_generated_token_count=min(MAX_GENERATED_TOKENS, longest + 8),
-                temperature=0,
-            )
-            if manifest.counts.error:
-                raise GradientError(
-                    f"{manifest.counts.error} of {manifest.rows} held-out rows were not answered; the run "
-                    "goes on from here when it is tried again"
+            try:
+                manifest = await complete_dataset(
+                    client,
+                    model_id=model_id,
+                    dataset=rows,
+                    prompt_column="prompt",
+                    output_path=Path(folder) / "answers.jsonl",
+                    concurrency=concurrency,
+                    auto_template=False,
+                    max_generated_token_count=min(MAX_GENERATED_TOKENS, longest + 8),
+                    temperature=0,
                 )
+            except RunUnfinishedError as error:  # its remedy, the same call again, is not this one's
+                raise _unanswered(error.manifest.left_over, error.manifest.rows) from error
+            if manifest.counts.error:
+                raise _unanswered(manifest.counts.error, manifest.rows)
             report = evaluate(manifest, reference_column="reference", metrics=[metric])
             return next(iter(report.metrics.values())).value
 
     return validate
+
+
+def _unanswered(count: int, rows: int) -> GradientError:
+    return GradientError(
+        f"{count} of {rows} held-out rows were not answered; the run goes on from here when it is tried again"
+    )

@@ -32,6 +32,7 @@ from airflow_provider_gradient.api.errors import (
     UnknownModelError,
     UnprocessableContentError,
     error_from_response,
+    json_object,
 )
 from airflow_provider_gradient.api.models import (
     IDEMPOTENCY_KEY_HEADER,
@@ -126,4 +127,5 @@ __all__ = [
     "build_request",
     "describe_validation_error",
     "error_from_response",
+    "json_object",
 ]

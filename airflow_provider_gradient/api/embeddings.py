@@ -14,6 +14,8 @@ from airflow_provider_gradient.api.models import NonEmpty, RequestModel, Respons
 
 MAX_EMBEDDING_INPUTS = 256
 """The most texts that one request may hold."""
+_LARGEST = 3.4028234663852886e38
+"""The largest 32-bit float, as which vectors are kept."""
 
 
 class EmbeddingsModelInfo(ResponseModel):
@@ -43,7 +45,7 @@ class EmbedRequest(RequestModel):
 class Embedding(ResponseModel):
     """A text's vector; ``index`` is the text's place in the request, from 0."""
 
-    embedding: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+    embedding: Annotated[list[Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]], Field(min_length=1)]
     index: Annotated[int, Field(ge=0)]
 
 

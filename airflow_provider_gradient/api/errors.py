@@ -184,25 +184,33 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+def json_object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object that ``body`` holds; ``None`` where it holds none, or one nested too deeply to read."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
 def error_from_response(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
     """The exception for an answer whose status is not 2xx.
 
-    :param body: as it came; where it isn't the API's JSON, the message repeats its beginning.
+    :param body: as it came; where it isn't the API's JSON, or its message no text, the message repeats its
+        beginning.
     """
-    try:
-        fields = json.loads(body)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        text = body.decode(errors="replace").strip()[:_SHOWN]
-        fields = {"message": text or "the server gave no reason"}
+    fields = json_object(body)
+    message = body if fields is None else fields.get("message")
+    if message and not isinstance(message, str):
+        message = body.decode(errors="replace").strip()
+    fields = fields or {}
     type_ = fields.get("type")
     cls = _BY_TYPE.get(type_) if isinstance(type_, str) else None
     if cls is None:
         cls = _BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)
     payload = fields.get("payload")
     return cls(
-        str(fields.get("message") or "the server gave no reason")[:_SHOWN],
+        str(message or "the server gave no reason")[:_SHOWN],
         status=status,
         type=type_ if isinstance(type_, str) else None,
         payload=payload if isinstance(payload, dict) else None,

@@ -40,6 +40,8 @@ KEYS_HONOURED = "honoured"
 """What such a server says in this header when an adapter is read, so that a client need not guess."""
 
 Capability = Literal["complete", "fineTune", "any"]
+TokenCount = Annotated[int, Field(ge=0, lt=2**53)]
+"""More digits than a float holds are no count but a server's mistake, and would break every sum."""
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHOICE_LENGTH)]
 
@@ -159,8 +161,8 @@ class CompleteRequest(RequestModel):
 class Usage(ResponseModel):
     """Token counts, an extra of the server in this package: the hosted API reports none."""
 
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: TokenCount
+    completion_tokens: TokenCount
 
 
 class Completion(ResponseModel):
@@ -221,7 +223,7 @@ class FineTuneResult(ResponseModel):
 
     ``model_version``, how often the adapter has been tuned, is an extra of the server in this package."""
 
-    number_of_trainable_tokens: int
+    number_of_trainable_tokens: TokenCount
     sum_loss: float
     model_version: int | None = None
 

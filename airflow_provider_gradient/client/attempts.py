@@ -12,7 +12,6 @@ all the same.
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,9 +26,11 @@ from airflow_provider_gradient.api import (
     InvalidResponseError,
     NotFoundError,
     error_from_response,
+    json_object,
 )
 from airflow_provider_gradient.client.calls import Call
 from airflow_provider_gradient.client.policy import (
+    LAST_ATTEMPT,
     CallRecord,
     RetryPolicy,
     TimeLeft,
@@ -94,8 +95,9 @@ class Attempts(Generic[T]):
     :param paced: whether the caller has many calls to make and chooses when each goes. What says nothing of
         the call, a refusal for too much load (429, 503) or no connection, then uses up none of the policy's
         attempts, only the total time; refusals don't lengthen the waits, since to send less is the caller's
-        part; and an attempt whose turn comes late has time for an answer all the same, unless ``deadline`` is
-        given.
+        part; an attempt whose turn comes late has time for an answer all the same, unless ``deadline`` is
+        given; and every answer of 5xx is tried again, since what one call costs is little beside a run that
+        lacks its row.
     :param deadline: seconds from now for all attempts and waits, instead of the total time-out; no attempt
         outlasts it.
     :param jitter: gives a number from 0 to 1.
@@ -118,8 +120,11 @@ class Attempts(Generic[T]):
         self._name = f"{call.method} {url}"
         self._policy = policy
         self._timeouts = timeouts
-        self._deadline = now + (timeouts.total if deadline is None else deadline)
-        self._least = timeouts.read if paced and deadline is None else 0.001
+        seconds = timeouts.total if deadline is None else deadline
+        self._deadline = now + seconds
+        has_time_after = paced and deadline is None
+        self._least = timeouts.read if has_time_after else 0.001
+        self._keep = 0.0 if has_time_after else seconds * LAST_ATTEMPT
         self._jitter = jitter
         self._paced = paced
         self._made = 0
@@ -160,7 +165,8 @@ class Attempts(Generic[T]):
         if answer.status in (429, 503) and self._paced:
             self._uncounted += 1
             self._refusals += 1
-        if refused or (self._call.repeatable and answer.status in _GATEWAY_TROUBLE):
+        passing = answer.status >= 500 if self._paced else answer.status in _GATEWAY_TROUBLE
+        if refused or (self._call.repeatable and passing):
             return self._again(error, now=now, retry_after=retry_after)
         raise self._final(error)
 
@@ -180,7 +186,7 @@ class Attempts(Generic[T]):
     def _read(self, answer: Answer) -> T:
         try:
             return self._call.parse(answer.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._maybe_done = True
             raise self._final(self._not_gradient(answer)) from None
 
@@ -188,7 +194,7 @@ class Attempts(Generic[T]):
         if answer.status < 400:
             return self._redirect(answer)
         error = error_from_response(answer.status, answer.body, retry_after_seconds(answer.headers))
-        if answer.status in (404, 405) and not _has_message(answer.body):
+        if answer.status in (404, 405) and "message" not in (json_object(answer.body) or {}):
             return self._not_gradient(answer)
         return error
 
@@ -213,9 +219,14 @@ class Attempts(Generic[T]):
     def _again(self, error: GradientError, *, now: float, retry_after: float | None) -> Wait:
         if self._made - self._uncounted >= self._policy.attempts:
             raise self._final(error)
-        failed = max(1, self._made - self._refusals)
-        seconds = self._policy.wait(failed=failed, retry_after=retry_after, jitter=self._jitter)
-        if now + seconds >= self._deadline:
+        seconds = self._policy.wait(
+            failed=max(1, self._made - self._refusals),
+            retry_after=retry_after,
+            jitter=self._jitter,
+            left=self._deadline - now,
+            keep=self._keep,
+        )
+        if seconds is None:
             raise self._final(error)
         self._waited += seconds
         self._record.waited += seconds
@@ -226,11 +237,3 @@ class Attempts(Generic[T]):
         if self._made > 1:
             error.add_note(f"{self._made} attempts, {self._waited:.1f} s of waiting between them")
         return error
-
-
-def _has_message(body: bytes) -> bool:
-    try:
-        fields = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(fields, dict) and "message" in fields

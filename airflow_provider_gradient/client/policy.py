@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from airflow_provider_gradient.api import InvalidRequestError
 
+LAST_ATTEMPT = 0.1
+"""The share of a call's time that is kept for the attempt after a wait that had to be cut."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
@@ -53,7 +56,8 @@ class RetryPolicy:
 
     The wait before attempt ``n + 1`` is drawn evenly from 0 to ``base * 2 ** (n - 1)`` seconds, at most
     ``longest`` ("full jitter": clients that failed together don't come back together). A server's
-    ``Retry-After`` is waited for in full, and the draw added.
+    ``Retry-After`` is waited for in full, and the draw added. A draw that would lead past the call's deadline
+    is cut, so that a last attempt is made when nine tenths of the time are over.
 
     :param attempts: the first one included; 1 never repeats.
     :param base: seconds.
@@ -73,14 +77,29 @@ class RetryPolicy:
         _check_seconds("retries.base", self.base)
         _check_seconds("retries.longest", self.longest)
 
-    def wait(self, *, failed: int, retry_after: float | None, jitter: Callable[[], float]) -> float:
-        """Seconds to wait after ``failed`` attempts.
+    def wait(
+        self,
+        *,
+        failed: int,
+        retry_after: float | None,
+        jitter: Callable[[], float],
+        left: float = math.inf,
+        keep: float = 0.0,
+    ) -> float | None:
+        """Seconds to wait after ``failed`` attempts; ``None`` where no time is left for another.
 
-        :param retry_after: seconds the server asked for, if it did.
+        :param retry_after: seconds the server asked for, if it did; it is never asked again earlier.
         :param jitter: gives a number from 0 to 1.
+        :param left: seconds until the deadline. A draw that leads past it is cut, so that no call is given
+            up while there is time for one more attempt.
+        :param keep: seconds before the deadline at which that attempt is made.
         """
+        asked = retry_after or 0.0
         ceiling = min(self.longest, self.base * 2.0 ** min(failed - 1, 60))
-        return (retry_after or 0.0) + ceiling * jitter()
+        drawn = asked + ceiling * jitter()
+        if drawn < left:
+            return drawn
+        return max(asked, left - keep) if asked < left and keep < left else None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,7 +135,7 @@ def retry_after_seconds(
 def _http_date(text: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

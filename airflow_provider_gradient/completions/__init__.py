@@ -12,7 +12,7 @@ from airflow_provider_gradient.completions.progress import Progress
 from airflow_provider_gradient.completions.progress_bar import ProgressBar
 from airflow_provider_gradient.completions.run import complete_dataset
 from airflow_provider_gradient.completions.sharding import plan_runs
-from airflow_provider_gradient.completions.stopping import RunStoppedError
+from airflow_provider_gradient.completions.stopping import RunStoppedError, RunUnfinishedError
 from airflow_provider_gradient.datasets import JournalError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Progress",
     "ProgressBar",
     "RunStoppedError",
+    "RunUnfinishedError",
     "complete_dataset",
     "estimate_completions",
     "merge_completions",

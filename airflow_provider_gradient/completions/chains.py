@@ -26,6 +26,7 @@ from airflow_provider_gradient.api import (
     Usage,
 )
 from airflow_provider_gradient.client import AsyncGradientClient, CallRecord, Done, RetryPolicy, Wait
+from airflow_provider_gradient.client.policy import LAST_ATTEMPT
 from airflow_provider_gradient.completions.dotted_path import import_path
 from airflow_provider_gradient.datasets import column_value
 
@@ -130,11 +131,11 @@ class Chain:
         return {"name": self.name, "prompts": prompts}
 
     def begin(
-        self, row: Mapping[str, Any], record: CallRecord
+        self, row: Mapping[str, Any], record: CallRecord, *, deadline: float | None
     ) -> Callable[[], Awaitable[Done[ChainOutput] | Wait]]:
         """Runs of the chain for ``row``, each an attempt, as
         :meth:`~airflow_provider_gradient.client.AsyncGradientClient.completions` has them."""
-        attempts = _ChainAttempts(self._retries, seconds=self._seconds, record=record)
+        attempts = _ChainAttempts(self._retries, total=self._seconds, deadline=deadline, record=record)
 
         async def attempt() -> Done[ChainOutput] | Wait:
             record.attempts += 1
@@ -173,9 +174,12 @@ class _ChainAttempts:
     """When to run a chain again for a row: as :class:`~airflow_provider_gradient.client.attempts.Attempts`
     has it for completions of a caller that paces them."""
 
-    def __init__(self, policy: RetryPolicy, *, seconds: float, record: CallRecord) -> None:
+    def __init__(
+        self, policy: RetryPolicy, *, total: float, deadline: float | None, record: CallRecord
+    ) -> None:
         self._policy = policy
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.monotonic() + (total if deadline is None else deadline)
+        self._keep = 0.0 if deadline is None else deadline * LAST_ATTEMPT
         self._record = record
         self._counted = 0
 
@@ -184,9 +188,9 @@ class _ChainAttempts:
 
         :raises GradientError: it, where the chain is not, or no longer, run again.
         """
-        status = error.status if isinstance(error, ApiError) else None
+        status = error.status if isinstance(error, ApiError) else 0
         refused = status in (429, 503)
-        if not refused and status not in (502, 504) and not isinstance(error, GradientConnectionError):
+        if not refused and status < 500 and not isinstance(error, GradientConnectionError):
             raise error
         unsent = isinstance(error, GradientConnectionError) and not error.outcome_unknown
         self._counted += not refused and not unsent
@@ -194,8 +198,10 @@ class _ChainAttempts:
             failed=max(1, self._counted),
             retry_after=error.retry_after if isinstance(error, ApiError) else None,
             jitter=random.random,
+            left=self._deadline - now,
+            keep=self._keep,
         )
-        if self._counted >= self._policy.attempts or now + seconds >= self._deadline:
+        if self._counted >= self._policy.attempts or seconds is None:
             raise error
         self._record.waited += seconds
         return Wait(seconds=seconds, error=error)

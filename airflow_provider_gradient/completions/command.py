@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -21,6 +21,7 @@ from airflow_provider_gradient.client import AsyncGradientClient
 from airflow_provider_gradient.completions import run
 from airflow_provider_gradient.completions.estimate import CompletionEstimate, estimate_completions
 from airflow_provider_gradient.completions.manifest import CompletionManifest
+from airflow_provider_gradient.completions.stopping import RunUnfinishedError
 from airflow_provider_gradient.datasets import as_path, path_error
 
 T = TypeVar("T")
@@ -119,24 +120,22 @@ def complete_dataset(
         figures = until_signalled(_estimate(client, model, **asked))
         typer.echo(json.dumps(figures.to_dict(), indent=2, ensure_ascii=False))
         return
-    manifest = until_signalled(
-        _complete(
-            client,
-            model,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            max_error_rate=max_error_rate,
-            row_deadline=row_deadline,
-            max_rows=max_rows,
-            max_seconds=max_seconds,
-            **asked,
+    with unfinished_shown(lambda manifest: _print(manifest, as_json=as_json)):
+        manifest = until_signalled(
+            _complete(
+                client,
+                model,
+                concurrency=concurrency,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                max_error_rate=max_error_rate,
+                row_deadline=row_deadline,
+                max_rows=max_rows,
+                max_seconds=max_seconds,
+                **asked,
+            )
         )
-    )
-    if as_json:
-        typer.echo(json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        _print_summary(manifest)
+    _print(manifest, as_json=as_json)
     if manifest.all_failed:
         raise typer.Exit(1)
 
@@ -200,7 +199,23 @@ def until_signalled(work: Coroutine[Any, Any, T]) -> T:
     raise typer.Exit(128 + received[0])
 
 
-def _print_summary(manifest: CompletionManifest) -> None:
+@contextlib.contextmanager
+def unfinished_shown(show: Callable[[Any], None]) -> Iterator[None]:
+    """Within the block, a run that is not finished shows what there is before its error ends the command.
+
+    :param show: prints a manifest.
+    """
+    try:
+        yield
+    except RunUnfinishedError as error:
+        show(error.manifest)
+        raise
+
+
+def _print(manifest: CompletionManifest, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False))
+        return
     counts = manifest.counts
     failed = f"; those without: {manifest.errors_path}" if manifest.errors_path else ""
     typer.echo(

@@ -114,9 +114,10 @@ def _name(shard: ShardOf) -> str:
 
 
 def whole_plan(shards: Sequence[CompletionManifest | Mapping[str, Any]]) -> list[CompletionManifest]:
-    """The manifests in the order of their shards, all of one plan and one job and none missing.
+    """The manifests in the order of their shards, all of one plan and one job, none missing or unfinished.
 
-    :raises JournalError: names the shard that is missing, there twice or does not belong to the others.
+    :raises JournalError: names the shard that is missing, unfinished, there twice or does not belong to the
+        others.
     """
     manifests = [
         shard if isinstance(shard, CompletionManifest) else CompletionManifest.from_dict(shard)
@@ -136,6 +137,11 @@ def whole_plan(shards: Sequence[CompletionManifest | Mapping[str, Any]]) -> list
                 "plan"
             )
         _refuse_other_job(manifest, manifests[0])
+        if manifest.left_over and manifest.ended is None:
+            raise JournalError(
+                f"{_name(shard)} ({manifest.output_path}) is not finished: {manifest.left_over} of its rows "
+                "failed for a reason that may pass. Run it again, which sends just these rows, then merge"
+            )
     if twice := [one for one, next_ in itertools.pairwise(numbers) if one == next_]:
         raise JournalError(f"shard {twice[0]} of {first.of} is there twice")
     if missing := sorted(set(range(first.of)) - set(numbers)):

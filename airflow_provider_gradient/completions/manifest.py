@@ -92,6 +92,8 @@ class RunManifest(KeptRecord):
     :ivar seconds: wall-clock time of the run that finished, without those it resumed.
     :ivar rows_per_second: of the rows that this run sent itself.
     :ivar resumed_rows: rows that an earlier run had done.
+    :ivar left_over: rows with the status ``error`` that failed for a reason that may pass: the run is not
+        finished, and the same call sends them again.
     :ivar concurrency: ``None`` where the run that finished had nothing left to send.
     """
 
@@ -107,6 +109,7 @@ class RunManifest(KeptRecord):
     seconds: float
     rows_per_second: float
     resumed_rows: int
+    left_over: int = 0
     concurrency: ConcurrencySummary | None = None
 
     @property
@@ -160,4 +163,4 @@ class CompletionManifest(RunManifest):
     @property
     def is_complete(self) -> bool:
         """Whether every row was run, and not in vain: nothing is left to do."""
-        return not self.counts.not_run and not self.all_failed
+        return not self.counts.not_run and not self.left_over and not self.all_failed

@@ -70,9 +70,10 @@ def merge_completions(
     :param keep_shards: ``False`` deletes the shards' files once the merged manifest is there. A run over one
         of the shards, if it is repeated then, sends all its rows again.
     :param locate: opens the paths in the manifests.
-    :raises JournalError: a shard is missing, is there twice, is of another plan or job, or its files are not
-        as its run left them; the message names it and says what to do.
-    :raises DatasetError: an id stands in two shards, or a path can't be read or written.
+    :raises JournalError: a shard is missing, is not finished, is there twice, is of another plan or job, or
+        its files are not as its run left them; the message names it and says what to do.
+    :raises DatasetError: an id stands in two shards, a path can't be read or written, or the output is that
+        of another task of the same DAG run.
     """
     output = as_path(output_path)
     check_output(output, JSONL, PARQUET)
@@ -222,6 +223,7 @@ def _manifest(
             "seconds": round(ran + seconds, 3),
             "rows_per_second": round(completed / ran, 3) if ran else 0.0,
             "resumed_rows": sum(manifest.resumed_rows for manifest in manifests),
+            "left_over": sum(manifest.left_over for manifest in manifests),
             "concurrency": None,
             "shard": None,
             "merged": merged,

@@ -20,6 +20,7 @@ from airflow_provider_gradient.completions.journal import Journal
 from airflow_provider_gradient.completions.manifest import RunManifest
 from airflow_provider_gradient.completions.output_file import Digest, output_file, with_row
 from airflow_provider_gradient.completions.run_journal import JournalHeader
+from airflow_provider_gradient.completions.siblings import refuse_sibling
 from airflow_provider_gradient.datasets import (
     DatasetError,
     JournalError,
@@ -70,6 +71,7 @@ def finished_manifest(kind: type[ManifestT], output: StoredPath, header: Journal
     left it, else ``None``.
 
     :raises JournalError: there is a manifest that can't be read.
+    :raises DatasetError: it is that of another task of the same DAG run.
     """
     path = manifest_path(output)
     try:
@@ -82,6 +84,7 @@ def finished_manifest(kind: type[ManifestT], output: StoredPath, header: Journal
         raise path_error(path, "read", error) from error
     except (JournalError, ValueError, AttributeError) as error:
         raise JournalError(f"{path}: {error}. Delete it, or choose another output path") from None
+    refuse_sibling(output, header.identity, owner=manifest.identity, has="the output")
     same = (manifest.identity, manifest.fingerprint) == (header.identity, header.fingerprint)
     if not same or not manifest.is_complete:
         return None

@@ -7,6 +7,7 @@ is open, so that an answer that was cut at its token limit passes for a whole on
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -17,7 +18,11 @@ from pydantic import BaseModel, ValidationError
 
 from airflow_provider_gradient.api import InvalidRequestError, describe_validation_error
 from airflow_provider_gradient.completions.dotted_path import import_path
+from airflow_provider_gradient.datasets import dump_row
 
+_DEEPEST = 100
+"""Lists and objects within one another that an answer may have: more is a model that repeats itself, and
+would exhaust the stack of whoever checks or reads it."""
 _SHOWN = 500
 """Characters of a message about an answer."""
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
@@ -56,12 +61,15 @@ class OutputSchema:
         :raises OutputMismatchError: there is none, or it is not what the schema asks for.
         """
         try:
-            return self._validate(_find_json(text))
+            value = self._validate(_shallow(_find_json(text)))
+            dump_row(value)  # what can't be written must not end the run when it is
         except OutputMismatchError as error:
             message = str(error)
-            raise OutputMismatchError(
-                message if len(message) <= _SHOWN else f"{message[: _SHOWN - 3]}..."
-            ) from None
+        except (RecursionError, OverflowError, ValueError, TypeError) as error:
+            message = f"it can't be checked or kept: {type(error).__name__}: {error}"
+        else:
+            return value
+        raise OutputMismatchError(message if len(message) <= _SHOWN else f"{message[: _SHOWN - 3]}...")
 
 
 def _by_model(model: type[BaseModel]) -> Callable[[Any], Any]:
@@ -151,6 +159,24 @@ def _finite(digits: str) -> float:
 
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, parse_float=_finite)
 """Lets line ends stand in strings, which models write so."""
+
+
+def _shallow(value: Any) -> Any:
+    """``value``.
+
+    :raises OutputMismatchError: it is nested too deeply.
+    """
+    containers = [value]
+    for _ in range(_DEEPEST):
+        inner = itertools.chain.from_iterable(
+            each.values() if isinstance(each, dict) else each
+            for each in containers
+            if isinstance(each, dict | list)
+        )
+        containers = [each for each in inner if isinstance(each, dict | list)]
+        if not containers:
+            return value
+    raise OutputMismatchError(f"it is nested more than {_DEEPEST} deep")
 
 
 def _find_json(text: str) -> Any:

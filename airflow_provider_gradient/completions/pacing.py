@@ -96,6 +96,13 @@ class Pacing:
 
     A request that failed for a reason that may pass keeps its place for as long as an answered one would: a
     place that is refused at once would otherwise ask hundreds of times a second.
+
+    The server is silent from the first such failure on until a request is answered; an error that is the
+    row's own, such as a refusal, is an answer.
+
+    :ivar in_flight: requests.
+    :ivar sent: requests so far.
+    :ivar answered: when one was last answered.
     """
 
     def __init__(self, limits: SendingLimits, *, now: float) -> None:
@@ -109,24 +116,21 @@ class Pacing:
         self._pauses = 0
         self._paused_seconds = 0.0
         self._mean_tokens: float | None = None
-        self._answered = -math.inf
+        self.answered = -math.inf
+        self._silent_since: float | None = None
 
     def delay(self, now: float) -> float | None:
         """Seconds until a request may go, 0 for at once; ``None``: not before one in flight is answered."""
         while self._held and self._held[0][0] <= now:
             until, sent, overloaded = heapq.heappop(self._held)
             self._limiter.on_failure(now=until, sent=sent, overloaded=overloaded)
-        seconds = max(0.0, self._paused_until - now)
+        if self._tokens is not None and self._mean_tokens is None and self.in_flight:
+            return None  # the first answer tells what a request takes
+        seconds = self._barred(now)
         if self.in_flight + len(self._held) >= int(self._limiter.limit):
             if not self._held:
                 return None
             seconds = max(seconds, self._held[0][0] - now)
-        if self._requests is not None:
-            seconds = max(seconds, self._requests.delay(now))
-        if self._tokens is not None:
-            if self._mean_tokens is None and self.in_flight:
-                return None  # the first answer tells what a request takes
-            seconds = max(seconds, self._tokens.delay(now, self._mean_tokens or 0.0))
         return seconds
 
     def start(self, now: float) -> float:
@@ -146,7 +150,7 @@ class Pacing:
         :param sent: when its request went.
         :param tokens: that the server reports for it.
         """
-        self._answered = now
+        self._on_answer(now)
         self._limiter.on_success(now=now, sent=sent, in_flight=self.in_flight + len(self._held))
         self.in_flight -= 1
         if self._tokens is not None and tokens is not None:
@@ -179,6 +183,33 @@ class Pacing:
         heapq.heappush(self._held, (free, sent, overloaded))
         if retry_after:
             self._pause(now, now + retry_after)
+        if not transient:
+            self._on_answer(now)
+        elif self._silent_since is None:
+            self._silent_since = now
+        if self._silent_since is not None and not self.in_flight:
+            self._silent_since += self._barred(now)
+
+    def patience_left(self, now: float, patience: float) -> float:
+        """Seconds until the server has been silent for ``patience`` seconds, if it stays so.
+
+        Time in which nothing is asked does not count: a pause that the server asked for, or a wait for one
+        of the rates, while nothing is in flight.
+        """
+        return patience if self._silent_since is None else self._silent_since + patience - now
+
+    def _on_answer(self, now: float) -> None:
+        self.answered = now
+        self._silent_since = None
+
+    def _barred(self, now: float) -> float:
+        """Seconds until the pause is over and the rates let a request go."""
+        seconds = max(0.0, self._paused_until - now)
+        if self._requests is not None:
+            seconds = max(seconds, self._requests.delay(now))
+        if self._tokens is not None:
+            seconds = max(seconds, self._tokens.delay(now, self._mean_tokens or 0.0))
+        return seconds
 
     def wait(self, seconds: float, *, sent: float) -> float:
         """Seconds until a row whose request failed may be sent again.
@@ -190,7 +221,7 @@ class Pacing:
         :param seconds: what its own failures make due.
         :param sent: when the request that failed went.
         """
-        return seconds * _LONE_SHARE if self._answered > sent else seconds
+        return seconds * _LONE_SHARE if self.answered > sent else seconds
 
     def summary(self, now: float) -> ConcurrencySummary | None:
         """What became of the limit; ``None`` where nothing was sent."""

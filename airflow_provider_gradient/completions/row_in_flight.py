@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from airflow_provider_gradient.api import Completion, Usage
 from airflow_provider_gradient.client import CallRecord, Done, Wait
 from airflow_provider_gradient.completions.chains import ChainOutput
+from airflow_provider_gradient.completions.failures import InternalErrors
 from airflow_provider_gradient.completions.judging import Verdict
 
 Answer = Completion | ChainOutput
@@ -24,6 +25,8 @@ class RowInFlight:
     :ivar set_aside: tokens reserved for it.
     :ivar deadline: after which it is not sent again.
     :ivar error: why it waits to be sent again; ``None`` where it waits to be asked again.
+    :ivar internal_errors: those it was answered with since it was first sent or asked again; ``None`` before
+        its first failure.
     :ivar asked_again: how often, for an answer that was invalid.
     :ivar invalid: the last such answer, which stays the row's if there is no better one.
     :ivar usage: of all its answers.
@@ -37,6 +40,7 @@ class RowInFlight:
     set_aside: float = 0.0
     deadline: float = math.inf
     error: dict[str, Any] | None = None
+    internal_errors: InternalErrors | None = None
     asked_again: int = 0
     invalid: tuple[Answer, Verdict] | None = None
     usage: Usage | None = None

@@ -1,9 +1,9 @@
 """A dataset in, completions out.
 
 Life of a run: check every row; lock the output; open the journal; send what it lacks; write the output in
-the rows' order, then the errors, then the manifest; delete the journal, unless a budget ended the run.
-Whatever interrupts it, the same call later goes on from what the journal holds, and a run that had finished
-is not sent again.
+the rows' order, then the errors, then the manifest; delete the journal, unless a budget ended the run or
+rows failed for a reason that may pass. Whatever interrupts it, the same call later goes on from what the
+journal holds, and a run that had finished is not sent again.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from airflow_provider_gradient.completions.pacing import SendingLimits
 from airflow_provider_gradient.completions.preparation import PreparedRun, prepare
 from airflow_provider_gradient.completions.progress import Progress, ProgressFile, remove_progress
 from airflow_provider_gradient.completions.sending import Sender
+from airflow_provider_gradient.completions.stopping import unfinished
 from airflow_provider_gradient.completions.threads import in_slices, in_thread
 from airflow_provider_gradient.datasets import (
     Dataset,
@@ -106,10 +107,12 @@ async def complete_dataset(
     ``<output>.journal.jsonl`` holds what is done (a file on the local disk, elsewhere a folder),
     ``<output>.progress.json`` tells how far it is, as :class:`Progress` in JSON, and no other run may
     write to the same output. ``<output>.manifest.json`` comes when output and errors are there, and last
-    of all, if every row was run, the empty file ``_SUCCESS.<output>``.
+    of all, if the run is finished, the empty file ``_SUCCESS.<output>``.
 
-    Called again with the same arguments, it goes on after what the journal holds, but sends the rows again
-    that failed for a reason that may pass, and a run that had finished is given back as it is. Another
+    A run is finished when every row has its answer or an error of its own. Where rows failed for a reason
+    that may pass (no answer, 429, 5xx), output, errors and manifest are written, the journal stays, and
+    :class:`RunUnfinishedError` says how many they are. Called again with the same arguments, it goes on after
+    what the journal holds and sends these rows again; a run that had finished is given back as it is. Another
     dataset, template, model or parameter, and an adapter that was tuned since, begin anew.
 
     A budget (``max_rows``, ``max_seconds``, ``max_tokens``) ends a run in good order: the rows that are left
@@ -143,9 +146,10 @@ async def complete_dataset(
     :param requests_per_minute: sent at most in any 60 seconds, repeated ones included.
     :param tokens_per_minute: of prompts and completions as the server reports them, on average.
     :param max_error_rate: 0 to 1; a larger share of failed rows among the last 100 ends the run; 1 never
-        does. ``None``: it ends where the first 100 rows fail, every one.
+        does. ``None``: it ends where the last 100 rows all failed.
     :param identity: names this piece of work, so that another that writes to the same output does not take
-        its rows for its own; never with the number of the try in it.
+        its rows for its own; never with the number of the try in it. An operator gives ``dag/run/task/map
+        index``; another task or map index of that DAG run is refused the output.
     :param auto_template: this and the further ones are those of a completion; ``None`` for the server's
         default.
     :param row_deadline: seconds that a row may take, from its first attempt on and with all waits between
@@ -167,8 +171,10 @@ async def complete_dataset(
     :raises InvalidRequestError: a parameter is out of range; nothing was sent.
     :raises JournalError: an earlier run's journal or manifest can't be read.
     :raises OutputLockedError: another run writes to ``output_path``.
-    :raises RunStoppedError: too many rows fail, or the server asks for a pause (``Retry-After``) that is
-        longer than the client's total time. The journal stays.
+    :raises RunStoppedError: too many rows fail, the server answers nothing for the client's total time, or it
+        asks for a longer pause (``Retry-After``). The journal stays.
+    :raises RunUnfinishedError: rows failed for a reason that may pass, and no budget ended the run. What
+        there is, is written; the journal stays.
     :raises ApiError: an error that concerns every row: token, workspace, model.
     """
     limits = SendingLimits(
@@ -256,7 +262,6 @@ async def _complete(
             limits=limits,
             budgets=budgets,
             leaders=leaders,
-            longest_pause=client.timeouts.total,
             keeper=Keeper(
                 output=output,
                 journal=journal,
@@ -282,12 +287,15 @@ async def _complete(
             rows_per_second=round((journal.done - journal.resumed) / max(sent - started, 1e-9), 3),
             concurrency=concurrency_summary,
             ended=sender.ended,
+            left_over=sender.left_over.rows,
         )
         write_manifest(output, manifest)
-        if sender.ended is None:
+        if sender.ended is None and not manifest.left_over:
             journal.remove()
     if manifest.is_complete:
         mark_success(output)
+    if manifest.left_over and manifest.ended is None:
+        raise unfinished(sender.left_over, manifest)
     return manifest
 
 

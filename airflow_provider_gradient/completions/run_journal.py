@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from airflow_provider_gradient.completions.row_keys import NO_ROW, RowKeys
+from airflow_provider_gradient.completions.siblings import refuse_sibling
 from airflow_provider_gradient.completions.threads import in_thread
 from airflow_provider_gradient.datasets import (
     AppendLog,
@@ -73,7 +74,7 @@ class RunJournal(ABC):
     :ivar resumed: those that were when it was opened.
     :raises JournalError: it can't be read as a journal of this kind.
     :raises InterruptedError: it was stopped meanwhile.
-    :raises DatasetError: it can't be opened.
+    :raises DatasetError: it can't be opened, or is that of another task of the same DAG run.
     """
 
     kind: ClassVar[str]
@@ -89,6 +90,7 @@ class RunJournal(ABC):
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._header = header
+        self._output = output
         self._is_stopped = is_stopped
         self._has_checksums = True
         self._log = AppendLog(beside(output, ".journal.jsonl"))
@@ -212,6 +214,7 @@ class RunJournal(ABC):
         """Whether a journal may have answers of this run's rows; says so if it is dropped."""
         own = self._header
         if found.identity != own.identity:
+            refuse_sibling(self._output, own.identity, owner=found.identity, has="the journal")
             changed = "is another piece of work's"
         elif version != VERSION and (found.fingerprint, found.rows) != (own.fingerprint, own.rows):
             changed = (

@@ -27,7 +27,13 @@ from airflow_provider_gradient.api import (
 from airflow_provider_gradient.client import AsyncGradientClient, Done, Wait
 from airflow_provider_gradient.completions.budgets import Budget, Budgets
 from airflow_provider_gradient.completions.chains import Chain
-from airflow_provider_gradient.completions.failures import OF_EVERY_ROW, describe_error, is_overload
+from airflow_provider_gradient.completions.failures import (
+    OF_EVERY_ROW,
+    InternalErrors,
+    LeftOver,
+    describe_error,
+    is_overload,
+)
 from airflow_provider_gradient.completions.job import CompletionJob, Prompts, row_id
 from airflow_provider_gradient.completions.journal import Journal
 from airflow_provider_gradient.completions.judging import Judge
@@ -42,7 +48,7 @@ from airflow_provider_gradient.completions.row_in_flight import (
     added_usage,
     last_word,
 )
-from airflow_provider_gradient.completions.stopping import StopRule, stopped
+from airflow_provider_gradient.completions.stopping import StopRule, end_after_silence, stopped
 from airflow_provider_gradient.completions.threads import first_error, in_slices
 from airflow_provider_gradient.datasets import DatasetError, describe_row, read_rows
 
@@ -53,11 +59,11 @@ T = TypeVar("T")
 class Sender:
     """Sends the rows of ``job`` that ``journal`` lacks.
 
-    :ivar longest_pause: seconds; a server that asks for a longer one ends the run.
     :ivar keeper: keeps the journal safe meanwhile.
     :ivar budgets: at whose end the rows that are left are not sent.
     :ivar leaders: for each row the first that asks the same: only that one is sent. ``None`` sends all.
     :ivar told: fields of the progress that don't change.
+    :ivar left_over: rows that failed for a reason that may pass.
     """
 
     client: AsyncGradientClient
@@ -67,7 +73,6 @@ class Sender:
     rows: int
     limits: SendingLimits
     keeper: Keeper
-    longest_pause: float
     told: Mapping[str, Any]
     budgets: Budgets = field(default_factory=Budgets)
     leaders: array[int] | None = None
@@ -86,6 +91,9 @@ class Sender:
         self._arrived = 0
         self._copies: dict[int, list[tuple[int, int | str | None]]] = {}
         self._failures: Counter[str] = Counter()
+        self._last_error = ""
+        self.left_over = LeftOver()
+        self._cut_off = False
         self._fresh: deque[RowInFlight] = deque()
         self._waiting: list[tuple[float, int, RowInFlight]] = []
         self._ties = itertools.count()
@@ -95,8 +103,8 @@ class Sender:
 
     @property
     def ended(self) -> str | None:
-        """Which budget ended the run before its last row, in words."""
-        if self.journal.done == self.rows:
+        """Which budget ended the run before every row was sent as often as it might have been, in words."""
+        if self.journal.done == self.rows and not self._cut_off:
             return None
         return self._budget.ended or f"max_rows, {self.budgets.max_rows}, is reached"
 
@@ -104,16 +112,20 @@ class Sender:
         """Return when the journal has every row, or a budget is spent, with what became of the concurrency.
 
         :raises ApiError: one that concerns every row.
-        :raises RunStoppedError: too many rows fail, or the server asks for too long a pause.
+        :raises RunStoppedError: too many rows fail, the server answers nothing for the client's total time,
+            or asks for a longer pause.
         """
         try:
             async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(self.keeper.keep(self._progress))
+                total = self.client.timeouts.total
+                watch = end_after_silence(self._pacing, seconds=total, last_error=lambda: self._last_error)
+                beside = [group.create_task(one) for one in (self.keeper.keep(self._progress), watch)]
                 async with asyncio.TaskGroup() as senders:
                     feeder = senders.create_task(self._feed())
                     await self._dispatch(senders)
                     feeder.cancel()
-                keeping.cancel()
+                for task in beside:
+                    task.cancel()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
         self.keeper.report(self._progress())
@@ -172,6 +184,7 @@ class Sender:
     def _give_up_waiting(self) -> None:
         """Rows that wait to be sent again when a budget is spent have failed for a reason that may pass."""
         for _, _, row in self._waiting:
+            self._cut_off = True
             self._record(row, last_word(row))
         self._waiting.clear()
 
@@ -197,6 +210,8 @@ class Sender:
                 if len(self._fresh) <= self.limits.concurrency:
                     self._hungry.set()
             row.sent, row.set_aside = now, self._pacing.start(now)
+            if row.internal_errors is not None:
+                row.internal_errors.on_sent_again(now)
             return row
         return None
 
@@ -223,7 +238,7 @@ class Sender:
             raise
         except GradientError as error:
             self._on_failure(row, error)
-            self._give_up(row, describe_error(error))
+            self._give_up(row, self._settled(row, describe_error(error)))
         else:
             if isinstance(step, Wait):
                 self._on_failure(row, step.error)
@@ -237,16 +252,14 @@ class Sender:
         self._wake.set()
 
     def _begin(self, row: RowInFlight) -> Callable[[], Awaitable[Done[Any] | Wait]]:
-        now, deadline = time.monotonic(), self.limits.row_deadline
-        if deadline is not None:
-            row.deadline = min(row.deadline, now + deadline)
+        now, seconds = time.monotonic(), self.limits.row_deadline
+        if seconds is not None:
+            row.deadline = min(row.deadline, now + seconds)
+            seconds = row.deadline - now
         if isinstance(self.prompts, Chain):
-            return self.prompts.begin(row.columns, row.call)
-        return self._begin_completion(
-            self._of_row(self.prompts.render, row.index, row.columns),
-            record=row.call,
-            deadline=None if deadline is None else row.deadline - now,
-        )
+            return self.prompts.begin(row.columns, row.call, deadline=seconds)
+        prompt = self._of_row(self.prompts.render, row.index, row.columns)
+        return self._begin_completion(prompt, record=row.call, deadline=seconds)
 
     def _on_answer(self, row: RowInFlight, answer: Answer) -> None:
         usage = answer.usage
@@ -258,6 +271,7 @@ class Sender:
         if verdict.status == "invalid_output" and row.asked_again < self.job.max_output_retries:
             row.asked_again += 1
             row.attempt, row.error, row.invalid = None, None, (answer, verdict)
+            row.internal_errors = None
             self._wait(row, 0.0)
         else:
             self._finish(row, Outcome(answer, verdict))
@@ -275,11 +289,16 @@ class Sender:
     def _on_failure(self, row: RowInFlight, error: GradientError) -> None:
         described = describe_error(error)
         self._failures[described["type"]] += 1
+        self._last_error = described["message"]
+        if row.internal_errors is None:
+            row.internal_errors = InternalErrors()
+        row.internal_errors.on_error(error)
         retry_after = error.retry_after if isinstance(error, ApiError) else None
-        if retry_after is not None and retry_after > self.longest_pause:
+        longest = self.client.timeouts.total
+        if retry_after is not None and retry_after > longest:
             raise stopped(
                 f"the server asks for a pause of {retry_after:.0f} s, and more than the client's total time, "
-                f"{self.longest_pause:.0f} s, is not waited: {error}"
+                f"{longest:.0f} s, is not waited: {error}"
             )
         self._pacing.on_failure(
             now=time.monotonic(),
@@ -289,6 +308,13 @@ class Sender:
             overloaded=is_overload(error),
             retry_after=retry_after,
         )
+
+    def _settled(self, row: RowInFlight, error: dict[str, Any]) -> dict[str, Any]:
+        """The error of a row that is not sent again."""
+        if row.internal_errors is None:
+            return error
+        attempts, answered = self.client.retries.attempts, self._pacing.answered
+        return row.internal_errors.settled(error, attempts=attempts, answered=answered)
 
     def _give_up(self, row: RowInFlight, error: dict[str, Any] | None) -> None:
         row.error = error
@@ -316,14 +342,19 @@ class Sender:
             "latency_ms": round((time.monotonic() - row.sent) * 1000, 1),
             "usage": row.usage and row.usage.model_dump(),
         }
-        self.journal.append(record)
+        self._append(record)
         for copy in self._copies.pop(row.index, ()):
             self._append_copy(record, *copy)
 
     def _append_copy(self, record: Mapping[str, Any], index: int, id_: int | str | None) -> None:
         """The record of a row whose answer was another's: it took no request and no tokens."""
         own = {"index": index, "id": id_, "attempts": self.journal.spent(index), "latency_ms": 0.0}
-        self.journal.append({**record, **own, "usage": None})
+        self._append({**record, **own, "usage": None})
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        self.journal.append(record)
+        if record["status"] == "error":
+            self.left_over.add(record["error"])
 
     def _id(self, index: int, columns: Mapping[str, Any]) -> int | str | None:
         column = self.job.id_column

@@ -1,13 +1,23 @@
-"""When a run ends early: a server or a prompt that fails row after row must not take a night to say so.
+"""When a run ends before its last row, or can't be called finished: a server or a prompt that fails row after
+row must not take a night to say so, and a run that lacks rows must not pass for done.
 
-:class:`StopRule` does no I/O; it is told every row that ends.
+Nothing here reads a clock but :func:`end_after_silence`, which waits.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gradient.api import GradientError
+from airflow_provider_gradient.completions.failures import LeftOver, describe_types
+
+if TYPE_CHECKING:
+    from airflow_provider_gradient.completions.manifest import RunManifest
+    from airflow_provider_gradient.completions.pacing import Pacing
 
 WINDOW = 100
 """Rows over which the share of failures is judged."""
@@ -17,11 +27,26 @@ class RunStoppedError(GradientError, RuntimeError):
     """A run was ended early, since to go on made no sense. What is done is in its journal."""
 
 
+class RunUnfinishedError(RunStoppedError):
+    """Every row was tried, and some failed for a reason that may pass: the output is written, but the run is
+    not finished, and the same call sends just these rows.
+
+    :ivar manifest: of what there is; it tells how many rows are ``left_over``.
+    """
+
+    def __init__(self, message: str, manifest: RunManifest) -> None:
+        super().__init__(message)
+        self.manifest = manifest
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.manifest)
+
+
 class StopRule:
     """The share of failed rows above which to stop.
 
-    :param max_error_rate: 0 to 1, of the last 100 rows; 1 never stops. ``None`` stops only where the first
-        100 rows fail, every one.
+    :param max_error_rate: 0 to 1, of the last 100 rows; 1 never stops. ``None`` stops only where all of them
+        failed.
     :param rows: that are to be sent; where they are fewer than 100, their share counts.
     """
 
@@ -30,11 +55,9 @@ class StopRule:
         self._window = min(WINDOW, rows)
         self._last: deque[str | None] = deque(maxlen=WINDOW)
         self._failed = 0
-        self._any_success = False
 
     def on_answer(self) -> None:
         """A row has an answer."""
-        self._any_success = True
         self._add(None)
 
     def on_failure(self, error_type: str, message: str) -> None:
@@ -46,8 +69,8 @@ class StopRule:
         if self._rate is not None:
             if self._failed > self._rate * self._window:
                 raise self._stopped(f"max_error_rate is {self._rate:g}", message)
-        elif len(self._last) == WINDOW and not self._any_success:
-            raise self._stopped("there was no answer at all", message)
+        elif self._failed == WINDOW:
+            raise self._stopped("none was answered", message)
 
     def _add(self, error_type: str | None) -> None:
         if len(self._last) == WINDOW:
@@ -57,11 +80,25 @@ class StopRule:
 
     def _stopped(self, why: str, message: str) -> RunStoppedError:
         types = Counter(type_ for type_ in self._last if type_ is not None)
-        found = ", ".join(f"{count} {type_}" for type_, count in types.most_common())
         return stopped(
-            f"{self._failed} of the last {len(self._last)} rows failed ({found}) and {why}. The last error: "
-            f"{message}"
+            f"{self._failed} of the last {len(self._last)} rows failed ({describe_types(types)}) and {why}. "
+            f"The last error: {message}"
         )
+
+
+async def end_after_silence(pacing: Pacing, *, seconds: float, last_error: Callable[[], str]) -> None:
+    """Watch a run until it is cancelled, or the server has answered nothing for too long.
+
+    :param seconds: that are too long, the client's total time-out: what a single call is given.
+    :param last_error: gives the message of the request that failed last.
+    :raises RunStoppedError: it was silent for that time.
+    """
+    while (left := pacing.patience_left(time.monotonic(), seconds)) > 0:
+        await asyncio.sleep(left)
+    raise stopped(
+        f"the server answered no request for {seconds:g} s, the client's total time-out. The last error: "
+        f"{last_error()}"
+    )
 
 
 def stopped(reason: str) -> RunStoppedError:
@@ -69,4 +106,15 @@ def stopped(reason: str) -> RunStoppedError:
     return RunStoppedError(
         f"The run was ended early: {reason.rstrip('.')}. What is done is in the journal: a retry goes on "
         "from there and sends again the rows that failed for a reason that may pass"
+    )
+
+
+def unfinished(left_over: LeftOver, manifest: RunManifest) -> RunUnfinishedError:
+    """The error for a run that has tried every row and lacks some."""
+    return RunUnfinishedError(
+        f"The run is not finished: {left_over.rows} of {manifest.rows} rows failed for a reason that may "
+        f"pass {left_over.describe()}. All others are done, and {manifest.output_path} is written. Once the "
+        "reason is gone, run the same call again (in Airflow: retry or clear the task): just these "
+        f"{left_over.rows} rows are sent",
+        manifest,
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.completions.command import until_signalled
+from airflow_provider_gradient.completions.command import unfinished_shown, until_signalled
 from airflow_provider_gradient.embeddings import run
 from airflow_provider_gradient.embeddings.manifest import EmbeddingManifest
 
@@ -45,25 +45,23 @@ def embed_dataset(
     Stopped or killed, the same command goes on where it was. A bar on standard error shows how far it is;
     where that is no terminal, a line every ten seconds.
     """
-    manifest = until_signalled(
-        _embed(
-            ctx.obj.async_client(),
-            model=model,
-            dataset=dataset,
-            output_path=output,
-            text_template=text_template,
-            text_template_format=text_template_format,
-            text_column=text_column,
-            id_column=id_column,
-            carry_columns=carry_column or None,
-            batch_size=batch_size,
-            concurrency=concurrency,
+    with unfinished_shown(lambda manifest: _print(manifest, as_json=as_json)):
+        manifest = until_signalled(
+            _embed(
+                ctx.obj.async_client(),
+                model=model,
+                dataset=dataset,
+                output_path=output,
+                text_template=text_template,
+                text_template_format=text_template_format,
+                text_column=text_column,
+                id_column=id_column,
+                carry_columns=carry_column or None,
+                batch_size=batch_size,
+                concurrency=concurrency,
+            )
         )
-    )
-    if as_json:
-        typer.echo(json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        _print_summary(manifest)
+    _print(manifest, as_json=as_json)
     if manifest.all_failed:
         raise typer.Exit(1)
 
@@ -78,12 +76,13 @@ async def _embed(client: AsyncGradientClient, **arguments: Any) -> EmbeddingMani
             )
 
 
-def _print_summary(manifest: EmbeddingManifest) -> None:
+def _print(manifest: EmbeddingManifest, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False))
+        return
     counts = manifest.counts
     failed = f"; those without: {manifest.errors_path}" if manifest.errors_path else ""
     typer.echo(
         f"Wrote {manifest.output_path}: {counts.success} vectors of {manifest.dimensions} dimensions, "
         f"{counts.error} errors in {manifest.seconds:.1f} s{failed}"
     )
-    if manifest.left_over:
-        typer.echo(f"{manifest.left_over} rows may pass another time. The same command goes on with them")

@@ -74,7 +74,6 @@ class Journal(RunJournal):
     """Batches that are done, by row.
 
     :ivar requests: over all runs.
-    :ivar left_over: rows done with an error that may pass.
     :ivar dimensions: numbers a vector; ``None`` before the first.
     """
 
@@ -123,7 +122,7 @@ class Journal(RunJournal):
         return EmbeddedRow(vector=None if batch.error else batch.vector(index), error=batch.error)
 
     def _forget(self) -> None:
-        self.requests = self.left_over = self._errors = 0
+        self.requests = self._errors = 0
         self.dimensions: int | None = None
         self._read: tuple[int, _Batch] | None = None
 
@@ -132,9 +131,8 @@ class Journal(RunJournal):
         self._offsets[first : first + rows] = array("q", [offset]) * rows
         self.done += rows
         self.requests += head["requests"]
-        if error := head.get("error"):
+        if head.get("error"):
             self._errors += rows
-            self.left_over += rows if error["transient"] else 0
         else:
             self.dimensions = head["dimensions"]
 

@@ -20,8 +20,6 @@ class EmbeddingCounts(BaseModel):
 class EmbeddingManifest(RunManifest):
     """A finished run: what was asked of which model, where the vectors are, and what it took.
 
-    :ivar left_over: rows among the errors that failed for a reason that may pass: the same call sends them
-        again.
     :ivar model: slug of the embeddings model.
     :ivar dimensions: numbers a vector; ``None`` where no row has one.
     :ivar requests: sent for the rows of the output and answered or given up, over all the runs that it took.
@@ -30,7 +28,6 @@ class EmbeddingManifest(RunManifest):
     kind = "manifest of embeddings"
 
     counts: EmbeddingCounts
-    left_over: int
     model: str
     dimensions: int | None
     text_template: str | None

@@ -33,6 +33,7 @@ from airflow_provider_gradient.completions.preparation import open_for
 from airflow_provider_gradient.completions.progress import Progress, ProgressFile, remove_progress
 from airflow_provider_gradient.completions.row_keys import RowKeys
 from airflow_provider_gradient.completions.run_journal import JournalHeader
+from airflow_provider_gradient.completions.stopping import unfinished
 from airflow_provider_gradient.completions.threads import in_slices, in_thread
 from airflow_provider_gradient.datasets import (
     Dataset,
@@ -90,12 +91,14 @@ async def embed_dataset(
     ``<output>.errors.jsonl`` too; a batch that is refused is sent again in halves, until the text that
     is the reason stands alone. While the run lasts, ``<output>.journal.jsonl`` holds what is done,
     ``<output>.progress.json`` tells how far it is, and no other run may write to the same output.
-    ``<output>.manifest.json`` comes when output and errors are there, and last of all, if nothing is
-    left over, the empty file ``_SUCCESS.<output>``.
+    ``<output>.manifest.json`` comes when output and errors are there, and last of all, if the run is
+    finished, the empty file ``_SUCCESS.<output>``.
 
-    Called again with the same arguments, it goes on after what the journal holds, but sends the rows again
-    that failed for a reason that may pass, also those of a run that came to its end; a run that left nothing
-    over is given back as it is. Another dataset, model or text begins anew.
+    A run is finished when every row has its vector or an error of its own. Where rows failed for a reason
+    that may pass (no answer, 429, 5xx), output, errors and manifest are written, the journal stays, and
+    :class:`~airflow_provider_gradient.completions.RunUnfinishedError` says how many they are. Called again
+    with the same arguments, it goes on after what the journal holds and sends these rows again; a run that
+    had finished is given back as it is. Another dataset, model or text begins anew.
 
     :param model: slug of an embeddings model, such as ``bge-large``.
     :param dataset: rows, a path or an earlier run's manifest, as
@@ -111,15 +114,19 @@ async def embed_dataset(
     :param batch_size: texts a request, 1 to 256. A killed run sends again what was in flight, whole batches.
     :param concurrency: requests in flight at most; how many there are adapts to what the server bears.
     :param identity: names this piece of work, so that another that writes to the same output does not take
-        its rows for its own; never with the number of the try in it.
+        its rows for its own; never with the number of the try in it. An operator gives ``dag/run/task/map
+        index``; another task or map index of that DAG run is refused the output.
     :param on_progress: called while rows are sent and when all are.
     :param progress_seconds: between two calls of it, about.
     :raises DatasetError: a row or path is wrong, or a text is empty; nothing was sent.
     :raises InvalidRequestError: a parameter is out of range; nothing was sent.
     :raises JournalError: an earlier run's journal or manifest can't be read.
     :raises OutputLockedError: another run writes to ``output_path``.
-    :raises RunStoppedError: the first 100 rows fail, every one, or the server asks for a pause
-        (``Retry-After``) that is longer than the client's total time. The journal stays.
+    :raises RunStoppedError: the last 100 rows all failed, and ten requests at least, the server answers
+        nothing for the client's total time, or it asks for a longer pause (``Retry-After``). The journal
+        stays.
+    :raises RunUnfinishedError: rows failed for a reason that may pass. What there is, is written; the journal
+        stays.
     :raises ApiError: an error that concerns every row: token, workspace, model.
     """
     SendingLimits(concurrency=concurrency)
@@ -220,7 +227,7 @@ async def _embed(
             output_sha256=digest.hexdigest(),
             errors_path=str(errors_path(output)) if failed else None,
             counts=journal.counts,
-            left_over=journal.left_over,
+            left_over=sender.left_over.rows,
             dimensions=journal.dimensions,
             requests=journal.requests,
             seconds=round(time.monotonic() - started, 3),
@@ -233,6 +240,8 @@ async def _embed(
             journal.remove()
     if manifest.is_complete:
         mark_success(output)
+    if manifest.left_over:
+        raise unfinished(sender.left_over, manifest)
     return manifest
 
 

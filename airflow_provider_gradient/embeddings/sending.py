@@ -2,7 +2,8 @@
 
 As many workers as there may be requests take batches of the rows that the journal lacks, so memory holds that
 many batches and those that were read with them. A batch that the server refuses is sent again in halves, so
-that one text it can't take costs no other its vector. An error that every row would meet stops the run.
+that one text it can't take costs no other its vector; so is one that it answers in a way that can't be read,
+or with 500 each time while others are answered. An error that every row would meet stops the run.
 """
 
 from __future__ import annotations
@@ -16,14 +17,30 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_gradient.api import ApiError, GradientError, InvalidRequestError
+from airflow_provider_gradient.api import (
+    ApiError,
+    GradientError,
+    InvalidRequestError,
+    InvalidResponseError,
+)
 from airflow_provider_gradient.client import AsyncGradientClient, CallRecord, Wait
-from airflow_provider_gradient.completions.failures import OF_EVERY_ROW, describe_error, is_overload
+from airflow_provider_gradient.completions.failures import (
+    OF_EVERY_ROW,
+    InternalErrors,
+    LeftOver,
+    describe_error,
+    is_overload,
+)
 from airflow_provider_gradient.completions.keeping import Keeper
 from airflow_provider_gradient.completions.manifest import ConcurrencySummary, Counts
 from airflow_provider_gradient.completions.pacing import Pacing, SendingLimits
 from airflow_provider_gradient.completions.progress import Progress
-from airflow_provider_gradient.completions.stopping import RunStoppedError, StopRule, stopped
+from airflow_provider_gradient.completions.stopping import (
+    RunStoppedError,
+    StopRule,
+    end_after_silence,
+    stopped,
+)
 from airflow_provider_gradient.completions.threads import first_error, in_slices
 from airflow_provider_gradient.datasets import describe_row, read_rows
 from airflow_provider_gradient.embeddings.job import EmbeddingJob, Texts
@@ -31,8 +48,8 @@ from airflow_provider_gradient.embeddings.journal import Journal
 
 _OF_THE_RUN = (*OF_EVERY_ROW, InvalidRequestError, RunStoppedError)
 """Errors that are no batch's own."""
-_SPLIT = range(400, 500)
-"""Statuses that a single text of a batch may be the reason of, where they don't pass by themselves."""
+_WEIGHT = 10
+"""Failed rows for which a batch counts at most when it is judged whether to go on: it is one request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +74,7 @@ class Sender:
     :ivar concurrency: requests in flight at most.
     :ivar keeper: keeps the journal safe meanwhile.
     :ivar told: fields of the progress that don't change.
+    :ivar left_over: rows that failed for a reason that may pass.
     """
 
     client: AsyncGradientClient
@@ -74,21 +92,27 @@ class Sender:
         self._pacing = Pacing(SendingLimits(concurrency=self.concurrency), now=self._started)
         self._stop_rule = StopRule(None, rows=self.rows - self.journal.done)
         self._turn = asyncio.Condition()
+        self._last_error = ""
+        self.left_over = LeftOver()
 
     async def send(self) -> ConcurrencySummary | None:
         """Return when the journal has every row, with what became of the concurrency.
 
         :raises ApiError: one that concerns every row.
-        :raises RunStoppedError: nothing but failures, or the server asks for too long a pause.
+        :raises RunStoppedError: nothing but failures, the server answers nothing for the client's total time,
+            or asks for a longer pause.
         """
         try:
             async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(self.keeper.keep(self._progress))
+                total = self.client.timeouts.total
+                watch = end_after_silence(self._pacing, seconds=total, last_error=lambda: self._last_error)
+                beside = [group.create_task(one) for one in (self.keeper.keep(self._progress), watch)]
                 async with contextlib.aclosing(self._batches()) as batches, asyncio.TaskGroup() as workers:
                     reading = asyncio.Lock()
                     for _ in range(self.concurrency):
                         workers.create_task(self._work(batches, reading))
-                keeping.cancel()
+                for task in beside:
+                    task.cancel()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
         self.keeper.report(self._progress())
@@ -127,39 +151,51 @@ class Sender:
 
         :param record: of the requests that were sent for it and are not in the journal.
         """
+        internal_errors = InternalErrors()
         try:
-            vectors = await self._vectors(batch, record)
+            vectors = await self._vectors(batch, record, internal_errors)
         except _OF_THE_RUN:
             raise
         except GradientError as error:
-            described = describe_error(error)
-            if _may_be_of_one_text(error, described) and len(batch.texts) > 1:
+            described = internal_errors.settled(
+                describe_error(error),
+                attempts=self.client.retries.attempts,
+                answered=self._pacing.answered,
+            )
+            may_be_of_one_text = isinstance(error, ApiError | InvalidResponseError)
+            if may_be_of_one_text and not described["transient"] and len(batch.texts) > 1:
                 left, right = batch.halves()
                 await self._embed(left, record)
                 await self._embed(right, CallRecord())
                 return
             self.journal.add_error(batch.first, len(batch.texts), described, requests=record.attempts)
-            for _ in batch.texts:
+            self.left_over.add(described, rows=len(batch.texts))
+            for _ in batch.texts[:_WEIGHT]:
                 self._stop_rule.on_failure(described["type"], described["message"])
         else:
             self.journal.add_vectors(batch.first, vectors, requests=record.attempts)
             self._stop_rule.on_answer()
 
-    async def _vectors(self, batch: _Batch, record: CallRecord) -> list[list[float]]:
+    async def _vectors(
+        self, batch: _Batch, record: CallRecord, internal_errors: InternalErrors
+    ) -> list[list[float]]:
         attempt = self.client.begin_embedding(self.job.model, batch.texts, record=record)
         while True:
             sent = await self._take_turn()
             try:
                 step = await attempt()
             except GradientError as error:
+                internal_errors.on_error(error)
                 await self._on_failure(error, sent=sent)
                 raise
             if not isinstance(step, Wait):
                 self._pacing.on_success(now=time.monotonic(), sent=sent, set_aside=0.0, tokens=None)
                 await self._wake()
                 return step.value
+            internal_errors.on_error(step.error)
             await self._on_failure(step.error, sent=sent)
             await asyncio.sleep(self._pacing.wait(step.seconds, sent=sent))
+            internal_errors.on_sent_again(time.monotonic())
 
     async def _take_turn(self) -> float:
         """Wait until a request may go, and count it; when that was."""
@@ -179,6 +215,7 @@ class Sender:
     async def _on_failure(self, error: GradientError, *, sent: float) -> None:
         described = describe_error(error)
         self._failures[described["type"]] += 1
+        self._last_error = described["message"]
         retry_after = error.retry_after if isinstance(error, ApiError) else None
         longest = self.client.timeouts.total
         if retry_after is not None and retry_after > longest:
@@ -207,7 +244,3 @@ class Sender:
             in_flight=self._pacing.in_flight,
             failures=dict(self._failures),
         )
-
-
-def _may_be_of_one_text(error: GradientError, described: Mapping[str, Any]) -> bool:
-    return isinstance(error, ApiError) and error.status in _SPLIT and not described["transient"]

@@ -103,9 +103,11 @@ class Calls:
                 key = self.journal.key(call)
                 return await self.client.fine_tune(self.model_id, batch, idempotency_key=key)
             except ApiError as error:
-                wait = max(pause, error.retry_after or 0.0)
-                if error.outcome_unknown or error.status not in (429, 503) or time.monotonic() + wait > until:
+                left, asked = until - time.monotonic(), error.retry_after or 0.0
+                is_busy = error.status in (429, 503) and not error.outcome_unknown
+                if not is_busy or left <= 0 or asked > left:
                     raise
+                wait = min(max(pause, asked), left)
                 log.warning("%s waits %.0f s for a busy server: %s", self._name(call), wait, error)
             await asyncio.sleep(wait)
             pause = min(2 * pause, _BUSY_PAUSE[1])

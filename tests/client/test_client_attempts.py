@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_gradient.api import (
+    BadRequestError,
     GradientConnectionError,
     InvalidResponseError,
     RateLimitError,
     ServerError,
 )
 from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
-from airflow_provider_gradient.client.calls import complete, fine_tune
+from airflow_provider_gradient.client.calls import complete, delete_model, fine_tune
 from airflow_provider_gradient.client.policy import (
     CallRecord,
     RetryPolicy,
@@ -157,6 +158,8 @@ NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
         ({"retry-after": "Mon, 01 Jan 2024 09:00:05 GMT", "date": "Mon, 01 Jan 2024 09:00:00 GMT"}, 5.0),
         ({"retry-after": "Mon, 01 Jan 2024 12:00:20 GMT", "date": "not a date"}, 20.0),
         ({"retry-after": "Mon, 99 Jan 2024 12:00:20 GMT"}, None),
+        ({"retry-after": f"Mon, 01 Jan 2024 12:00:20 +{'9' * 20}"}, None),
+        ({"retry-after": f"Mon, 01 Jan {'9' * 20} 12:00:20 GMT"}, None),
     ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(headers, seconds):
@@ -184,9 +187,86 @@ def test_what_says_nothing_of_the_call_may_be_bounded_by_the_total_time_alone(st
         assert fail(100.0).error is not None
     course.start(now=100.0)
     assert isinstance(course.on_no_answer(LOST, now=100.0), Wait), "the first of two attempts that count"
+    assert fail(109.5).seconds == 0.5, "what is left, of a second that was drawn"
     with pytest.raises((RateLimitError, ServerError, GradientConnectionError)):
-        fail(109.5)
-    assert record.attempts == 22
+        fail(110.0)
+    assert record.attempts == 23
+
+
+@pytest.mark.parametrize(
+    ("now", "retry_after", "drawn", "seconds"),
+    [
+        (144.0, None, 10.0, 10.0),
+        (144.0, None, 16.0, 10.0),  # 60 s in all: the last attempt is made when 54 are over
+        (144.0, None, 60.0, 10.0),
+        (144.0, "15", 16.0, 15.0),
+        (144.0, "15", 0.5, 15.5),
+        (144.0, "16", 0.0, None),
+        (144.0, "30", 0.0, None),
+        (153.0, None, 2.0, 2.0),
+        (153.9, None, 10.0, pytest.approx(0.1)),
+        (154.0, None, 10.0, None),
+        (160.0, None, 0.0, None),
+    ],
+)
+def test_a_draw_that_leads_past_the_deadline_is_cut_so_that_there_is_a_last_attempt(
+    now, retry_after, drawn, seconds
+):
+    course = attempts(timeouts=Timeouts(total=60), jitter=drawn / 60.0, base=60.0)
+    course.start(now=100.0)
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    answer = Answer(status=429, headers=headers, body=b"{}")
+    if seconds is None:
+        with pytest.raises(RateLimitError):
+            course.on_answer(answer, now=now)
+    else:
+        assert course.on_answer(answer, now=now).seconds == seconds
+
+
+@pytest.mark.parametrize(("paced", "again"), [(False, False), (True, True)])
+@pytest.mark.parametrize("status", [500, 501, 520])
+def test_a_servers_own_error_is_tried_again_where_a_run_lacks_a_row_otherwise(status, paced, again):
+    course = attempts(paced=paced, attempts=5)
+    answer = Answer(status=status, headers={}, body=b"{}")
+    for _ in range(4 if again else 0):
+        course.start(now=100.0)
+        assert isinstance(course.on_answer(answer, now=100.0), Wait)
+    course.start(now=100.0)
+    with pytest.raises(ServerError):
+        course.on_answer(answer, now=100.0)
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"message":' + b"[" * 200_000, b"9" * 5000])
+@pytest.mark.parametrize("status", [400, 404, 405])
+def test_an_error_that_is_nested_too_deeply_or_too_long_a_number_is_told_as_any_other(status, body):
+    course = attempts()
+    course.start(now=100.0)
+    with pytest.raises((BadRequestError, InvalidResponseError)) as raised:
+        course.on_answer(Answer(status=status, headers={}, body=body), now=100.0)
+    assert body[:20].decode() in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 200_000,
+        b'{"finishReason":"stop","generatedOutput":"x","usage":{"promptTokens":%s,"completionTokens":1}}'
+        % (b"9" * 400),
+    ],
+)
+def test_an_answer_that_no_program_could_work_with_is_not_taken_for_one(body):
+    course = attempts()
+    course.start(now=100.0)
+    with pytest.raises(InvalidResponseError):
+        course.on_answer(Answer(status=200, headers={}, body=body), now=100.0)
+
+
+def test_a_deletion_that_is_answered_with_a_nested_list_is_no_gradient_servers():
+    course = attempts(delete_model("m"))
+    course.start(now=100.0)
+    with pytest.raises(InvalidResponseError):
+        course.on_answer(Answer(status=200, headers={}, body=b"[" * 200_000), now=100.0)
 
 
 def test_a_paced_attempt_whose_turn_comes_late_has_time_for_an_answer_and_is_the_last():

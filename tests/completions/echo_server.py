@@ -19,12 +19,13 @@ QUICK = RetryPolicy(attempts=5, base=0.01)
 class EchoServer(FaultyServer):
     """Answers ``q`` with ``echo q``, unless ``answer(q)`` gives something else.
 
+    :param port: 0 for any.
     :ivar wait: seconds before an echo.
     :ivar tuned: when the adapter was last tuned.
     """
 
-    def __init__(self) -> None:
-        super().__init__(self._act)
+    def __init__(self, *, port: int = 0) -> None:
+        super().__init__(self._act, port=port)
         self.wait = 0.0
         self.tuned = "2026-01-01T00:00:00Z"
         self.answer: Callable[[str], Act | None] = lambda _: None

@@ -73,7 +73,7 @@ async def test_a_run_that_was_stopped_goes_on_without_sending_a_prompt_twice(
 async def test_the_copies_of_a_row_that_failed_have_failed_with_it_and_are_mended_with_it(
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
-    server.answer = lambda query: {"question 1": refused(query), "question 2": error(500, "broken")}.get(
+    server.answer = lambda query: {"question 1": refused(query), "question 2": error(502, "broken")}.get(
         query
     )
     manifest = await complete(ROWS, max_rows=6, **GREEDY)
@@ -82,8 +82,8 @@ async def test_the_copies_of_a_row_that_failed_have_failed_with_it_and_are_mende
     manifest = await complete(ROWS, **GREEDY)
     assert manifest.counts.error == sum(number % 7 == 1 for number in range(50))
     assert server.queries["question 1"] == 1
-    assert server.queries["question 2"] == 2
-    assert [row["attempts"] for row in read(tmp_path / "out.jsonl")][:7] == [1, 1, 2, 1, 1, 1, 1]
+    assert server.queries["question 2"] == 6
+    assert [row["attempts"] for row in read(tmp_path / "out.jsonl")][:7] == [1, 1, 6, 1, 1, 1, 1]
 
 
 async def test_copies_do_not_count_against_max_rows(complete: Complete, server: EchoServer) -> None:

@@ -254,7 +254,9 @@ def feed(rule: StopRule, outcomes: str) -> int | None:
     ("rate", "rows", "outcomes", "stops_at"),
     [
         (None, 1000, "x" * 200, 100),
-        (None, 1000, "." + "x" * 500, None),
+        (None, 1000, "." + "x" * 500, 101),
+        (None, 1000, ("x" * 99 + ".") * 9, None),
+        (None, 1000, ("x" * 99 + ".") * 9 + "x" * 100, 1000),
         (None, 99, "x" * 99, None),
         (0.5, 1000, "x" * 60, 51),
         (0.5, 1000, ".x" * 500, None),
@@ -290,3 +292,41 @@ def test_a_row_that_fails_while_others_are_answered_waits_a_fifth_and_in_an_outa
     pacing.on_success(now=0.2, sent=0.0, set_aside=0, tokens=None)
     assert pacing.wait(10.0, sent=0.1) == 2.0
     assert pacing.wait(10.0, sent=0.3) == 10.0
+
+
+def fail(pacing: Pacing, now: float, *, transient: bool = True, retry_after: float | None = None) -> None:
+    """A request that failed the moment it was sent."""
+    pacing.start(now)
+    pacing.on_failure(
+        now=now, sent=now, set_aside=0, transient=transient, overloaded=False, retry_after=retry_after
+    )
+
+
+def test_a_server_is_silent_from_the_first_failure_on_until_a_request_is_answered() -> None:
+    pacing = Pacing(SendingLimits(), now=0.0)
+    assert pacing.patience_left(500.0, 60.0) == 60.0
+    fail(pacing, 500.0)
+    fail(pacing, 510.0)
+    assert pacing.patience_left(520.0, 60.0) == 40.0
+    pacing.start(530.0)
+    pacing.on_success(now=530.0, sent=530.0, set_aside=0, tokens=None)
+    assert pacing.patience_left(540.0, 60.0) == 60.0
+    fail(pacing, 550.0)
+    fail(pacing, 560.0, transient=False)
+    assert pacing.patience_left(570.0, 60.0) == 60.0, "a refusal of the row is an answer"
+
+
+def test_a_pause_that_the_server_asks_for_is_no_silence_once_nothing_is_in_flight() -> None:
+    pacing = Pacing(SendingLimits(), now=0.0)
+    fail(pacing, 0.0, retry_after=30.0)
+    assert pacing.patience_left(20.0, 60.0) == 70.0
+    pacing.start(30.0)
+    fail(pacing, 31.0, retry_after=30.0)
+    assert pacing.patience_left(35.0, 60.0) == 55.0, "one is in flight, and is waited for"
+
+
+def test_a_wait_for_a_rate_is_no_silence() -> None:
+    pacing = Pacing(SendingLimits(requests_per_minute=1), now=0.0)
+    for minute in range(10):
+        fail(pacing, 61.0 * minute)
+    assert pacing.patience_left(61.0 * 10, 60.0) == pytest.approx(60.0)

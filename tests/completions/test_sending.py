@@ -15,7 +15,12 @@ from faults import MODEL_ID, cut, error, reply
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.client import AsyncGradientClient, Timeouts
-from airflow_provider_gradient.completions import Progress, RunStoppedError, complete_dataset
+from airflow_provider_gradient.completions import (
+    Progress,
+    RunStoppedError,
+    RunUnfinishedError,
+    complete_dataset,
+)
 
 
 async def test_a_server_that_bears_few_is_found_out_and_every_row_is_answered(
@@ -197,7 +202,7 @@ async def test_an_error_rate_above_the_one_allowed_ends_the_run_and_a_retry_goes
 async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the_run_that_resumes(
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
-    failures = {"question 1": cut(), "question 2": refused("question 2"), "question 3": error(500, "oops")}
+    failures = {"question 1": cut(), "question 2": refused("question 2"), "question 3": error(502, "oops")}
     failures["question 6"] = HANG
     server.answer = failures.get
     for _ in range(2):
@@ -213,8 +218,8 @@ async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the
     lines = read(tmp_path / "out.jsonl")
     assert [line["status"] for line in lines].count("error") == 1
     assert lines[2]["error"]["transient"] is False
-    assert [line["attempts"] for line in lines] == [1, 11, 1, 3, 1, 1, 1, 1, 1, 1]
-    assert manifest.attempts == 22
+    assert [line["attempts"] for line in lines] == [1, 11, 1, 11, 1, 1, 1, 1, 1, 1]
+    assert manifest.attempts == 30
     assert server.queries["question 2"] == 1
     assert manifest.resumed_rows == 4
 
@@ -222,11 +227,12 @@ async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the
 async def test_a_row_that_keeps_failing_is_marked_as_one_that_may_pass(
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
-    server.answer = lambda query: error(500, "oops", type="odd") if query == "question 1" else None
-    await complete(questions(3))
+    server.answer = lambda query: error(502, "oops", type="odd") if query == "question 1" else None
+    with pytest.raises(RunUnfinishedError):
+        await complete(questions(3))
     assert read(tmp_path / "out.jsonl.errors.jsonl")[0]["error"] == {
         "type": "odd",
-        "message": "oops (HTTP 500, odd)",
+        "message": "oops (HTTP 502, odd)",
         "transient": True,
     }
 

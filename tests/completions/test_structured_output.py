@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from echo_server import Complete, EchoServer, questions, read
 from faults import completion, cut, error, reply
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
 
 from airflow_provider_gradient.api import AuthenticationError, InvalidRequestError
 from airflow_provider_gradient.client import AsyncGradientClient
@@ -275,3 +275,79 @@ async def test_the_real_servers_choices_of_json_are_parsed(
         )
     assert manifest.counts.success == 2
     assert all(line["parsed"]["yes"] in (True, False) for line in read(tmp_path / "out.jsonl"))
+
+
+NESTED: dict[str, Any] = {"$ref": "#/$defs/list", "$defs": {"list": {"items": {"$ref": "#/$defs/list"}}}}
+
+
+class Nested(RootModel["list[Nested]"]):
+    pass
+
+
+class Doubled(BaseModel):
+    size: float
+
+    @field_validator("size")
+    @classmethod
+    def twice(cls, size: float) -> float:
+        return size * 1e200 * 1e200
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "message"),
+    [
+        (NESTED, "[" * 300 + "]" * 300, "nested more than 100 deep"),
+        (NESTED, "[" * 101 + "]" * 101, "nested more than 100 deep"),
+        (Nested, "[" * 300 + "]" * 300, "nested more than 100 deep"),
+        ({}, '{"a":' * 300 + "1" + "}" * 300, "nested more than 100 deep"),
+        ({"multipleOf": 0.01}, "9" * 400, "OverflowError"),
+        ({"type": "string"}, "9" * 4400, "no JSON"),
+        (Doubled, '{"size": 3}', "can't be checked or kept: ValueError"),
+    ],
+)
+def test_an_answer_that_no_schema_can_be_held_against_is_a_mismatch(
+    schema: Any, text: str, message: str
+) -> None:
+    with pytest.raises(OutputMismatchError, match=message):
+        OutputSchema(schema).parse(text)
+
+
+def test_an_answer_that_is_nested_as_deeply_as_may_be_is_held_against_its_schema() -> None:
+    text = "[" * 100 + "]" * 100
+    assert json.dumps(OutputSchema(NESTED).parse(text)) == text
+    assert json.dumps(OutputSchema(Nested).parse(text)) == text
+
+
+async def test_answers_that_no_program_can_work_with_are_their_rows_own_and_the_run_goes_on(
+    complete: Complete, server: EchoServer, tmp_path: Path
+) -> None:
+    answers = {
+        "question 0": completion("[" * 300 + "]" * 300),
+        "question 1": reply(400, b"[" * 200_000),
+        "question 2": reply(200, b"[" * 200_000),
+        "question 3": completion("[1]"),
+    }
+    server.answer = answers.get
+    for _ in range(2):
+        manifest = await complete(questions(4), output_schema=NESTED)
+        lines = read(tmp_path / "out.jsonl")
+        assert [line["status"] for line in lines] == ["invalid_output", "error", "error", "success"]
+        assert [line["error"] and line["error"]["type"] for line in lines] == [
+            *("invalidOutput", "BadRequestError", "InvalidResponseError", None)
+        ]
+    assert manifest.resumed_rows == 4
+
+
+async def test_a_count_of_tokens_that_is_none_is_its_rows_error_and_breaks_no_budget(
+    complete: Complete, server: EchoServer
+) -> None:
+    usage = {"promptTokens": 10**400, "completionTokens": 1}
+    right = {"promptTokens": 1, "completionTokens": 1}
+
+    def answer(query: str) -> Any:
+        given = usage if query == "question 1" else right
+        return reply(body={"generatedOutput": "yes", "finishReason": "stop", "usage": given})
+
+    server.answer = answer
+    manifest = await complete(questions(3), max_tokens=1000, tokens_per_minute=60_000)
+    assert (manifest.counts.success, manifest.counts.error, manifest.prompt_tokens) == (2, 1, 2)

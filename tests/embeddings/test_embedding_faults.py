@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Act, error, reply
+from faults import Act, cut, error, reply
 from vectors_server import VectorsServer, vectors
 
 from airflow_provider_gradient.api import GradientError, InvalidRequestError, InvalidResponseError
-from airflow_provider_gradient.client import AsyncGradientClient, RetryPolicy
-from airflow_provider_gradient.completions import RunStoppedError
+from airflow_provider_gradient.client import AsyncGradientClient, RetryPolicy, Timeouts
+from airflow_provider_gradient.completions import RunStoppedError, RunUnfinishedError
 from airflow_provider_gradient.datasets import DatasetError, JournalError, sealed, unsealed
 from airflow_provider_gradient.embeddings import EmbeddingManifest, embed_dataset
 
@@ -115,8 +116,12 @@ async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the
     import pyarrow.parquet as pq
 
     output = tmp_path / f"out.{ending}"
-    server.answer = lambda texts: error(500, "broken") if "text 20" in texts else None
-    first = await embed(output_path=output)
+    server.answer = lambda texts: error(502, "broken") if "text 20" in texts else None
+    reason = r"8 of 40 rows failed for a reason that may pass \(8 ServerError\).*just these 8 rows are sent"
+    with pytest.raises(RunUnfinishedError, match=reason) as raised:
+        await embed(output_path=output)
+    first = raised.value.manifest
+    assert isinstance(first, EmbeddingManifest)
     assert first.counts.model_dump() == {"success": 32, "error": 8}
     assert first.left_over == 8
     assert not (tmp_path / "_SUCCESS.out.jsonl").exists()
@@ -155,9 +160,101 @@ async def test_an_overloaded_server_gets_fewer_requests_and_answers_all_in_the_e
 
 async def test_a_run_that_meets_failures_alone_ends_early(server: VectorsServer, embed: Any) -> None:
     server.answer = lambda _: error(500, "broken")
-    with pytest.raises(RunStoppedError, match="no answer at all"):
+    with pytest.raises(RunStoppedError, match="100 of the last 100 rows failed .* and none was answered"):
         await embed([{"text": f"text {n}"} for n in range(2000)], concurrency=2)
-    assert len(server.requests) < 30
+    assert len(server.requests) < 13 * 3 + 6
+
+
+async def test_batches_that_fail_one_after_another_end_a_run_at_any_time_but_not_two_of_them(
+    server: VectorsServer, embed: Any, tmp_path: Path
+) -> None:
+    rows = [{"text": f"text {n}"} for n in range(2000)]
+    server.answer = lambda texts: error(502, "gone") if rows.index({"text": texts[0]}) >= 800 else None
+    with pytest.raises(RunStoppedError, match="none was answered"):
+        await embed(rows, concurrency=1, batch_size=80)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    server.answer = lambda texts: error(502, "gone") if "text 900" in texts or "text 990" in texts else None
+    with pytest.raises(RunUnfinishedError, match="160 of 2000 rows") as raised:
+        await embed(rows, concurrency=1, batch_size=80)
+    assert raised.value.manifest.resumed_rows == 800
+
+
+async def test_a_text_that_the_server_always_fails_on_while_it_answers_others_has_an_error_of_its_own(
+    server: VectorsServer, embed: Any, tmp_path: Path
+) -> None:
+    rows = [{"text": f"text {n}"} for n in range(400)]
+
+    def answer(texts: list[str]) -> Act | None:
+        if "text 13" in texts:
+            return reply(500, {"message": "oops"}, wait=0.05)
+        return vectors([[1.0, 2.0]] * len(texts), wait=0.03)
+
+    server.answer = answer
+    manifest = await embed(rows, batch_size=4, concurrency=2)
+    assert (manifest.counts.success, manifest.counts.error, manifest.left_over) == (399, 1, 0)
+    [failed] = read(tmp_path / "out.errors.jsonl")
+    assert failed["row"] == rows[13]
+    assert failed["error"] == {
+        "type": "ServerError",
+        "message": "oops (HTTP 500); 3 times, while other requests were answered",
+        "transient": False,
+    }
+
+
+async def test_a_text_whose_answer_cannot_be_read_costs_no_other_its_vector(
+    server: VectorsServer, embed: Any, tmp_path: Path
+) -> None:
+    wrong = vectors([[1e300, 1.0]]).send
+    server.answer = lambda texts: (
+        None if "text 13" not in texts else Act(send=wrong) if len(texts) == 1 else reply(200, b"[" * 200_000)
+    )
+    manifest = await embed()
+    assert manifest.counts.model_dump() == {"success": 39, "error": 1}
+    [failed] = read(tmp_path / "out.errors.jsonl")
+    assert (failed["row"], failed["error"]["type"]) == (ROWS[13], "InvalidResponseError")
+
+
+async def test_a_server_that_answers_nothing_for_a_total_time_out_ends_the_run_and_loses_nothing(
+    server: VectorsServer, tmp_path: Path
+) -> None:
+    came = itertools.count()
+    server.answer = lambda _: cut() if next(came) >= 10 else None
+
+    async def run() -> EmbeddingManifest:
+        retries, timeouts = RetryPolicy(attempts=100, base=0.1, longest=0.2), Timeouts(total=1.0)
+        async with AsyncGradientClient(**server.credentials, retries=retries, timeouts=timeouts) as client:
+            return await embed_dataset(
+                client,
+                model="m",
+                dataset=ROWS,
+                text_column="text",
+                output_path=tmp_path / "out.jsonl",
+                batch_size=1,
+                concurrency=4,
+            )
+
+    with pytest.raises(RunStoppedError, match="answered no request for 1 s") as raised:
+        await run()
+    assert not isinstance(raised.value, RunUnfinishedError)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    server.answer = lambda _: None
+    server.requests.clear()
+    manifest = await run()
+    assert (manifest.counts.success, manifest.resumed_rows) == (40, 10)
+    assert set(server.texts.values()) == {1}
+
+
+async def test_an_embedding_task_does_not_replace_what_another_of_its_run_was_paid_for(
+    server: VectorsServer, embed: Any
+) -> None:
+    await embed(identity="dag/run/each/0")
+    server.requests.clear()
+    with pytest.raises(
+        DatasetError, match="has the output of 'dag/run/each/0', and this is 'dag/run/each/1'"
+    ):
+        await embed(identity="dag/run/each/1")
+    assert not server.requests
+    assert (await embed(identity="dag/run/each/0")).resumed_rows == 40
 
 
 async def test_a_pause_longer_than_the_clients_total_time_ends_the_run(

@@ -25,10 +25,10 @@ class VectorsServer(FaultyServer):
         return Counter(text for request in self.requests for text in _texts(request))
 
 
-def vectors(numbers: list[list[float]]) -> Act:
+def vectors(numbers: list[list[float]], *, wait: float = 0.0) -> Act:
     """Vectors as the API answers them."""
     embeddings = [{"embedding": vector, "index": index} for index, vector in enumerate(numbers)]
-    return reply(body={"embeddings": embeddings})
+    return reply(body={"embeddings": embeddings}, wait=wait)
 
 
 def _texts(request: Received) -> list[str]:
