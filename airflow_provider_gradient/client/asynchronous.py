@@ -156,7 +156,7 @@ class AsyncGradientClient(ClientBase):
         gives the result, or the seconds to wait before the next with the error that made it necessary, or
         raises as :meth:`complete` does. What says nothing of the query, refusals for too much load (429, 503)
         and missing connections, doesn't use up the client's attempts: its total time bounds them, which
-        counts from the query's beginning.
+        counts from the query's beginning. Any other 5xx is tried again too.
 
         :param parameters: those of :meth:`complete`.
         """

@@ -223,6 +223,7 @@ def _print(manifest: CompletionManifest, *, as_json: bool) -> None:
         f"{counts.invalid_output} invalid outputs in {manifest.seconds:.1f} s{failed}"
     )
     if manifest.ended is not None:
+        left = f", and {manifest.left_over} failed for a reason that may pass" if manifest.left_over else ""
         typer.echo(
-            f"{counts.not_run} rows were not run: {manifest.ended}. The same command goes on with them"
+            f"{counts.not_run} rows were not run{left}: {manifest.ended}. The same command goes on with them"
         )

@@ -108,8 +108,10 @@ class GradientCompleteDatasetOperator(OnGradientPage, TellsLineage, _CompletionO
     XCom: the completion manifest, a dict with the paths, the counts by status, tokens and seconds, which
     :class:`~airflow_provider_gradient.operators.evaluation.GradientEvaluateOperator` takes as it is. Rows
     never go through XCom. A journal beside the output holds the finished rows while the task runs: a retry
-    asks only for the others. Rows that failed for good are counted, and the task fails only if all of them
-    did.
+    asks only for the others. The task succeeds when every row has its answer or an error of its own, such as
+    a refusal, unless all of them have; or at the end of a budget. Where rows failed for a reason that may
+    pass (no answer, 429, 5xx) it fails, with the output written and the journal kept, and its retry, or the
+    task cleared, sends just these. An output of another task or map index of the same DAG run is refused.
 
     :param model_id: of a base model or an adapter, or ``alias:<name>``; ``None`` where ``runnable`` brings
         its own model.
@@ -117,7 +119,7 @@ class GradientCompleteDatasetOperator(OnGradientPage, TellsLineage, _CompletionO
         (``s3://conn_id@bucket/key`` uses an Airflow connection); or rows, given inline or by an earlier task;
         or an earlier task's manifest; or a shard
         (:class:`~airflow_provider_gradient.operators.shards.GradientPlanShardsOperator`), whose task does not
-        fail for its rows alone: that of the merge does if all failed.
+        fail where all its rows were refused: that of the merge does if those of every shard were.
     :param output_path: path or URL of the file to write, ``.jsonl`` or ``.parquet``. Failed rows are also in
         ``<output_path>.errors.jsonl`` beside it.
     :param prompt_template: a langchain-core template over the row's columns, such as
@@ -144,8 +146,8 @@ class GradientCompleteDatasetOperator(OnGradientPage, TellsLineage, _CompletionO
     :param tokens_per_minute: tokens of prompts and completions a minute, on average, as the server reports
         them; ``None`` for no limit.
     :param max_error_rate: 0 to 1; the task fails early where a larger share of the last 100 rows has failed,
-        and its retry goes on from the journal. ``None`` ends it only where the first 100 rows all fail; 1
-        never does.
+        and its retry goes on from the journal. ``None`` ends it only where the last 100 rows all failed; 1
+        never does, but rows that failed for a reason that may pass fail the task in the end all the same.
     :param row_deadline: seconds that a row may take with all its attempts and the waits between them;
         ``None`` for the connection's total time-out.
     :param deduplicate: send rows of equal prompts once; needs ``temperature=0``, ``top_k=1`` or
@@ -284,7 +286,12 @@ class GradientCompleteDatasetOperator(OnGradientPage, TellsLineage, _CompletionO
             manifest.seconds,
         )
         if manifest.ended is not None:
-            self.log.info("%d rows were not run: %s", counts.not_run, manifest.ended)
+            self.log.info(
+                "%s. %d rows were not run, and %d failed for a reason that may pass: a clear goes on with them",
+                manifest.ended,
+                counts.not_run,
+                manifest.left_over,
+            )
         return manifest.to_dict()
 
     def planned_lineage(self) -> Lineage:

@@ -31,8 +31,10 @@ class GradientEmbedDatasetOperator(TellsLineage, GradientOperator):
 
     XCom: the embedding manifest, a dict with the paths, the counts by status, the vectors' dimensions and
     seconds. Vectors never go through XCom. A journal beside the output holds the finished batches while the
-    task runs: a retry asks only for the others. Rows that failed for good are counted, and the task fails
-    only if all of them did. Cleared, a task sends the rows again that failed for a reason that may pass.
+    task runs: a retry asks only for the others. The task succeeds when every row has its vector or an error
+    of its own, such as a refusal, unless all of them have. Where rows failed for a reason that may pass (no
+    answer, 429, 5xx) it fails, with the output written and the journal kept, and its retry, or the task
+    cleared, sends just these. An output of another task or map index of the same DAG run is refused.
 
     :param model: slug of an embeddings model, such as ``bge-large``.
     :param dataset: path or URL of a file, folder or glob: JSONL, CSV or Parquet

@@ -118,8 +118,9 @@ class GradientMergeCompletionsOperator(OnGradientPage, TellsLineage, TakesPaths)
     """Puts the outputs of all shards together into the one that a single run over the dataset would have
     written, latencies aside.
 
-    XCom: the completion manifest of the whole. The task fails if every row of every shard failed. Run again,
-    it sends nothing: what it merged it finds, and after a failure the shards' outputs are there still.
+    XCom: the completion manifest of the whole. The task fails if every row of every shard failed, or a shard
+    is not finished. Run again, it sends nothing: what it merged it finds, and after a failure the shards'
+    outputs are there still.
 
     :param shards: the manifests of the mapped runs, ``completions.output``.
     :param output_path: path or URL of the file to write, the one that the shards were planned for.

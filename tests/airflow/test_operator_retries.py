@@ -141,6 +141,67 @@ def test_a_retry_after_an_error_for_all_asks_only_for_the_rows_that_are_left(
     assert script.queries() == Counter(row["question"] for row in ROWS) + Counter([ROWS[5]["question"]])
 
 
+def test_a_task_that_lacks_rows_is_red_and_green_once_its_retry_has_sent_just_these(
+    serve: Any, run_dag: Any, tmp_path: Path
+) -> None:
+    missing = {ROWS[3]["question"], ROWS[7]["question"]}
+    states: list[bool] = []
+
+    def answer(request: Received) -> Act:
+        first = not (tmp_path / "answers.manifest.json").exists()
+        states.append(first)
+        return error(502, "bad gateway") if first and request.json()["query"] in missing else completion("x")
+
+    script = Script(complete=answer)
+    serve(script)
+    dag = complete_rows(tmp_path / "answers.jsonl", retries=1, retry_delay=timedelta(0), row_deadline=1.5)
+    run = run_dag(dag)
+
+    assert run.state == "success"
+    assert run.tries == {"answers": 2}
+    manifest = run.xcom("answers")
+    assert (manifest["counts"]["success"], manifest["left_over"], manifest["resumed_rows"]) == (12, 0, 10)
+    again = script.asked["complete"][states.index(False) :]
+    assert {request.json()["query"] for request in again} == missing
+
+
+def test_a_task_that_lacks_rows_and_has_no_retry_fails_and_leaves_its_journal(
+    serve: Any, run_dag: Any, tmp_path: Path
+) -> None:
+    def answer(request: Received) -> Act:
+        return error(429, "busy") if request.json()["query"] == ROWS[3]["question"] else completion("x")
+
+    serve(Script(complete=answer))
+    run = run_dag(complete_rows(tmp_path / "answers.jsonl", row_deadline=0.5))
+    assert run.states == {"answers": "failed"}
+    beside = {path.name for path in tmp_path.iterdir()}
+    assert {"answers.jsonl", "answers.manifest.json", "answers.journal.jsonl"} <= beside
+    assert "_SUCCESS.answers" not in beside
+
+
+def test_of_two_mapped_instances_with_one_output_the_second_fails_and_the_first_keeps_its_own(
+    serve: Any, run_dag: Any, tmp_path: Path
+) -> None:
+    from airflow.sdk import DAG
+
+    from airflow_provider_gradient.operators import GradientCompleteDatasetOperator
+
+    script = Script(complete=lambda _: completion("x"))
+    serve(script)
+    with DAG("one_output") as dag:
+        GradientCompleteDatasetOperator.partial(
+            task_id="answers",
+            model_id=ADAPTER,
+            prompt_column="question",
+            output_path=str(tmp_path / "answers.jsonl"),
+        ).expand(dataset=[ROWS[:3], ROWS[3:8]])
+    run = run_dag(dag)
+    assert sorted(run.states.values()) == ["failed", "success"]
+    [done] = [name for name, state in run.states.items() if state == "success"]
+    rows = ROWS[:3] if done == "answers[0]" else ROWS[3:8]
+    assert script.queries() == Counter(row["question"] for row in rows)
+
+
 def test_a_task_that_ran_out_of_time_goes_on_where_it_was(serve: Any, run_dag: Any, tmp_path: Path) -> None:
     def answer(request: Received) -> Act:
         return completion("fine", wait=30 if len(script.asked["complete"]) == 4 else 0)

@@ -174,6 +174,23 @@ def test_a_shard_of_which_all_rows_fail_does_not_fail_the_whole_but_all_of_them_
     assert run.states["answers.complete[0]"] == "success"
 
 
+def test_a_shard_that_lacks_rows_is_red_and_nothing_is_merged_without_them(
+    answers: Answers, run_dag: Any, tmp_path: Path
+) -> None:
+    lacking = QUESTIONS[15]["question"]
+    answers.fails = lambda query: error(429, "busy") if query == lacking else None
+    run = run_dag(sharded(tmp_path, "lacking", row_deadline=0.5))
+    states = {name.partition(".")[2]: state for name, state in run.states.items()}
+    assert states == {
+        "plan": "success",
+        "complete[0]": "success",
+        "complete[1]": "failed",
+        "complete[2]": "success",
+        "merge": "upstream_failed",
+    }
+    assert not (tmp_path / "_SUCCESS.lacking").exists()
+
+
 def test_the_shares_of_the_shards_are_those_of_the_plan(
     answers: Answers, run_dag: Any, tmp_path: Path
 ) -> None:

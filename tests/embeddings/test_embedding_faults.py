@@ -160,7 +160,7 @@ async def test_an_overloaded_server_gets_fewer_requests_and_answers_all_in_the_e
 
 async def test_a_run_that_meets_failures_alone_ends_early(server: VectorsServer, embed: Any) -> None:
     server.answer = lambda _: error(500, "broken")
-    with pytest.raises(RunStoppedError, match="100 of the last 100 rows failed .* and none was answered"):
+    with pytest.raises(RunStoppedError, match=r"100 of the last 100 rows failed .* and none was answered"):
         await embed([{"text": f"text {n}"} for n in range(2000)], concurrency=2)
     assert len(server.requests) < 13 * 3 + 6
 
