@@ -287,7 +287,7 @@ class GradientCompleteDatasetOperator(OnGradientPage, TellsLineage, _CompletionO
         )
         if manifest.ended is not None:
             self.log.info(
-                "%s. %d rows were not run, and %d failed for a reason that may pass: a clear goes on with them",
+                "%s: %d rows not run, %d failed for a reason that may pass; a clear goes on with them",
                 manifest.ended,
                 counts.not_run,
                 manifest.left_over,
