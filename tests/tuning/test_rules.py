@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trainer_server
 from faults import Act, error, reply
-from trainer_server import TrainerServer, Tune, facts
+from trainer_server import QUICK, TrainerServer, Tune, facts
 
 import airflow_provider_gradient.server as server
 from airflow_provider_gradient.api import GradientError, InvalidRequestError, NanLossError
@@ -218,6 +218,17 @@ async def test_a_server_that_stays_busy_longer_than_the_client_waits_is_waited_f
     assert (report.status, len(keyless.calls)) == ("finished", 14)
     assert set(keyless.trainings.values()) == {1}
     assert "waits 0 s for a busy server" in caplog.text
+
+
+async def test_a_busy_server_is_asked_once_more_at_the_end_of_the_time_though_the_pause_is_longer(
+    keyless: TrainerServer, tune: Tune, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tuning_calls, "_BUSY_SECONDS", 1.0)
+    monkeypatch.setattr(tuning_calls, "_BUSY_PAUSE", (30.0, 60.0))
+    keyless.refuse = lambda number: error(429, "busy") if 1 <= number <= QUICK.attempts else None
+    report = await tune(keyless, facts(6))
+    assert report.status == "finished"
+    assert "waits 1 s for a busy server" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["curve.svg", "curve.png", "curve.jsonl"])
