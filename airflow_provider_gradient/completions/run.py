@@ -171,8 +171,9 @@ async def complete_dataset(
     :raises InvalidRequestError: a parameter is out of range; nothing was sent.
     :raises JournalError: an earlier run's journal or manifest can't be read.
     :raises OutputLockedError: another run writes to ``output_path``.
-    :raises RunStoppedError: too many rows fail, the server answers nothing for the client's total time, or it
-        asks for a longer pause (``Retry-After``). The journal stays.
+    :raises RunStoppedError: too many rows fail, the server answers nothing for the client's total time (or
+        ``row_deadline``, if that is longer), or it asks for a pause (``Retry-After``) that is longer than the
+        client's total time. The journal stays.
     :raises RunUnfinishedError: rows failed for a reason that may pass, and no budget ended the run. What
         there is, is written; the journal stays.
     :raises ApiError: an error that concerns every row: token, workspace, model.

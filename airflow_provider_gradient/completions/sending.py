@@ -113,12 +113,12 @@ class Sender:
 
         :raises ApiError: one that concerns every row.
         :raises RunStoppedError: too many rows fail, the server answers nothing for the client's total time,
-            or asks for a longer pause.
+            or the rows' deadline if that is longer, or asks for a pause longer than the client's total time.
         """
         try:
             async with asyncio.TaskGroup() as group:
-                total = self.client.timeouts.total
-                watch = end_after_silence(self._pacing, seconds=total, last_error=lambda: self._last_error)
+                seconds = max(self.client.timeouts.total, self.limits.row_deadline or 0.0)
+                watch = end_after_silence(self._pacing, seconds=seconds, last_error=lambda: self._last_error)
                 beside = [group.create_task(one) for one in (self.keeper.keep(self._progress), watch)]
                 async with asyncio.TaskGroup() as senders:
                     feeder = senders.create_task(self._feed())

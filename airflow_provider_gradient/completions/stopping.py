@@ -89,14 +89,14 @@ class StopRule:
 async def end_after_silence(pacing: Pacing, *, seconds: float, last_error: Callable[[], str]) -> None:
     """Watch a run until it is cancelled, or the server has answered nothing for too long.
 
-    :param seconds: that are too long, the client's total time-out: what a single call is given.
+    :param seconds: that are too long: what a row may take.
     :param last_error: gives the message of the request that failed last.
     :raises RunStoppedError: it was silent for that time.
     """
     while (left := pacing.patience_left(time.monotonic(), seconds)) > 0:
         await asyncio.sleep(left)
     raise stopped(
-        f"the server answered no request for {seconds:g} s, the client's total time-out. The last error: "
+        f"the server answered no request for {seconds:g} s, the time that a row may take. The last error: "
         f"{last_error()}"
     )
 

@@ -16,7 +16,7 @@ from faults import MODEL_ID, Act, error, reply, wait_until
 
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.client import AsyncGradientClient, RetryPolicy, Timeouts
-from airflow_provider_gradient.completions import complete_dataset
+from airflow_provider_gradient.completions import CompletionManifest, RunUnfinishedError, complete_dataset
 from airflow_provider_gradient.completions.budgets import Budget, Budgets
 from airflow_provider_gradient.datasets import read_rows, write_rows
 from airflow_provider_gradient.evaluation import EvaluationError, evaluate
@@ -201,7 +201,10 @@ async def test_a_row_has_failed_at_its_deadline_for_a_reason_that_may_pass(
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
     server.answer = lambda query: {"question 1": HANG, "question 2": error(503, "busy")}.get(query)
-    manifest = await complete(questions(4), row_deadline=0.5)
+    with pytest.raises(RunUnfinishedError) as raised:
+        await complete(questions(4), row_deadline=0.5)
+    manifest = raised.value.manifest
+    assert isinstance(manifest, CompletionManifest)
     assert (manifest.counts.success, manifest.counts.error) == (2, 2)
     hung, refused_ = (read(tmp_path / "out.jsonl")[index] for index in (1, 2))
     assert hung["error"]["type"] == "GradientTimeoutError"

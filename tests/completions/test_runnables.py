@@ -18,7 +18,12 @@ from langchain_core.runnables import RunnableLambda
 
 from airflow_provider_gradient.api import AuthenticationError, InvalidRequestError, UnknownModelError
 from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.completions import RunStoppedError, complete_dataset
+from airflow_provider_gradient.completions import (
+    CompletionManifest,
+    RunStoppedError,
+    RunUnfinishedError,
+    complete_dataset,
+)
 from airflow_provider_gradient.datasets import DatasetError
 
 NO_PROMPT: dict[str, Any] = {"prompt_template": None}
@@ -151,7 +156,10 @@ async def test_errors_of_the_runs_model_are_judged_as_without_a_chain(
 
     server.answer = answer
     # Two at once, so that the ten outcomes by which the limit is judged are there whatever their order.
-    manifest = await complete(questions(6), runnable="example_chains:asked", concurrency=2, **NO_PROMPT)
+    with pytest.raises(RunUnfinishedError) as raised:
+        await complete(questions(6), runnable="example_chains:asked", concurrency=2, **NO_PROMPT)
+    manifest = raised.value.manifest
+    assert isinstance(manifest, CompletionManifest)
     lines = read(tmp_path / "out.jsonl")
     assert [line["status"] for line in lines] == [
         "success",
