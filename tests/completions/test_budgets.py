@@ -235,6 +235,25 @@ async def test_a_deadline_beyond_the_clients_total_time_gives_the_row_that_time(
     assert manifest.counts.success == 1
 
 
+@pytest.mark.parametrize("asked", [{"prompt_template": "{q}!"}, {"runnable": "example_chains:asked"}])
+async def test_a_row_is_sent_once_more_before_its_deadline_though_a_longer_wait_was_drawn(
+    server: EchoServer, tmp_path: Path, asked: dict[str, str]
+) -> None:
+    trouble = iter([error(429, "later")])
+    server.answer = lambda _: next(trouble, None)
+    retries = RetryPolicy(base=600, longest=600)
+    async with AsyncGradientClient(**server.credentials, retries=retries) as client:
+        manifest = await complete_dataset(
+            client,
+            model_id=MODEL_ID,
+            dataset=questions(1),
+            output_path=tmp_path / "out.jsonl",
+            row_deadline=2,
+            **asked,  # type: ignore[arg-type]
+        )
+    assert (manifest.counts.success, server.queries) == (1, {"question 0!": 2})
+
+
 async def test_a_deadline_that_is_no_time_is_refused(complete: Complete) -> None:
     with pytest.raises(InvalidRequestError, match="row_deadline"):
         await complete(questions(1), row_deadline=0)

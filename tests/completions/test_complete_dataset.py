@@ -22,7 +22,12 @@ from airflow_provider_gradient.api import (
     UnknownModelError,
 )
 from airflow_provider_gradient.client import AsyncGradientClient
-from airflow_provider_gradient.completions import CompletionManifest, Progress, complete_dataset
+from airflow_provider_gradient.completions import (
+    CompletionManifest,
+    Progress,
+    RunUnfinishedError,
+    complete_dataset,
+)
 from airflow_provider_gradient.completions.job import CompletionJob, DatasetCheck, Prompts
 from airflow_provider_gradient.datasets import DatasetError, write_rows
 
@@ -131,7 +136,8 @@ async def test_a_row_whose_answer_never_comes_is_an_error_after_the_clients_atte
     complete: Complete, server: EchoServer, tmp_path: Path
 ) -> None:
     server.answer = lambda query: cut() if query == "question 1" else None
-    await complete(questions(3))
+    with pytest.raises(RunUnfinishedError):
+        await complete(questions(3))
     failed = read(tmp_path / "out.jsonl")[1]
     assert (failed["status"], failed["attempts"]) == ("error", QUICK.attempts)
     assert failed["error"]["type"] == "GradientConnectionError"
