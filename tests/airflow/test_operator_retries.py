@@ -148,7 +148,7 @@ def test_a_task_that_lacks_rows_is_red_and_green_once_its_retry_has_sent_just_th
     states: list[bool] = []
 
     def answer(request: Received) -> Act:
-        first = not (tmp_path / "answers.manifest.json").exists()
+        first = not (tmp_path / "answers.jsonl.manifest.json").exists()
         states.append(first)
         return error(502, "bad gateway") if first and request.json()["query"] in missing else completion("x")
 
@@ -175,8 +175,8 @@ def test_a_task_that_lacks_rows_and_has_no_retry_fails_and_leaves_its_journal(
     run = run_dag(complete_rows(tmp_path / "answers.jsonl", row_deadline=0.5))
     assert run.states == {"answers": "failed"}
     beside = {path.name for path in tmp_path.iterdir()}
-    assert {"answers.jsonl", "answers.manifest.json", "answers.journal.jsonl"} <= beside
-    assert "_SUCCESS.answers" not in beside
+    assert {"answers.jsonl", "answers.jsonl.manifest.json", "answers.jsonl.journal.jsonl"} <= beside
+    assert "_SUCCESS.answers.jsonl" not in beside
 
 
 def test_of_two_mapped_instances_with_one_output_the_second_fails_and_the_first_keeps_its_own(

@@ -188,7 +188,7 @@ def test_a_shard_that_lacks_rows_is_red_and_nothing_is_merged_without_them(
         "complete[2]": "success",
         "merge": "upstream_failed",
     }
-    assert not (tmp_path / "_SUCCESS.lacking").exists()
+    assert not (tmp_path / "_SUCCESS.lacking.jsonl").exists()
 
 
 def test_the_shares_of_the_shards_are_those_of_the_plan(

@@ -124,8 +124,8 @@ async def test_rows_that_failed_for_a_reason_that_may_pass_are_sent_again_by_the
     assert isinstance(first, EmbeddingManifest)
     assert first.counts.model_dump() == {"success": 32, "error": 8}
     assert first.left_over == 8
-    assert not (tmp_path / "_SUCCESS.out.jsonl").exists()
-    assert [row["row"] for row in read(tmp_path / "out.jsonl.errors.jsonl")] == ROWS[16:24]
+    assert not (tmp_path / f"_SUCCESS.out.{ending}").exists()
+    assert [row["row"] for row in read(tmp_path / f"out.{ending}.errors.jsonl")] == ROWS[16:24]
     if ending == "parquet":
         column = pq.read_table(output)["embedding"].to_pylist()
         assert [n for n, vector in enumerate(column) if vector is None] == list(range(16, 24))
@@ -172,7 +172,7 @@ async def test_batches_that_fail_one_after_another_end_a_run_at_any_time_but_not
     server.answer = lambda texts: error(502, "gone") if rows.index({"text": texts[0]}) >= 800 else None
     with pytest.raises(RunStoppedError, match="none was answered"):
         await embed(rows, concurrency=1, batch_size=80)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.journal.jsonl"]
     server.answer = lambda texts: error(502, "gone") if "text 900" in texts or "text 990" in texts else None
     with pytest.raises(RunUnfinishedError, match="160 of 2000 rows") as raised:
         await embed(rows, concurrency=1, batch_size=80)
@@ -192,7 +192,7 @@ async def test_a_text_that_the_server_always_fails_on_while_it_answers_others_ha
     server.answer = answer
     manifest = await embed(rows, batch_size=4, concurrency=2)
     assert (manifest.counts.success, manifest.counts.error, manifest.left_over) == (399, 1, 0)
-    [failed] = read(tmp_path / "out.errors.jsonl")
+    [failed] = read(tmp_path / "out.jsonl.errors.jsonl")
     assert failed["row"] == rows[13]
     assert failed["error"] == {
         "type": "ServerError",
@@ -210,7 +210,7 @@ async def test_a_text_whose_answer_cannot_be_read_costs_no_other_its_vector(
     )
     manifest = await embed()
     assert manifest.counts.model_dump() == {"success": 39, "error": 1}
-    [failed] = read(tmp_path / "out.errors.jsonl")
+    [failed] = read(tmp_path / "out.jsonl.errors.jsonl")
     assert (failed["row"], failed["error"]["type"]) == (ROWS[13], "InvalidResponseError")
 
 
@@ -236,7 +236,7 @@ async def test_a_server_that_answers_nothing_for_a_total_time_out_ends_the_run_a
     with pytest.raises(RunStoppedError, match="answered no request for 1 s") as raised:
         await run()
     assert not isinstance(raised.value, RunUnfinishedError)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.journal.jsonl"]
     server.answer = lambda _: None
     server.requests.clear()
     manifest = await run()
