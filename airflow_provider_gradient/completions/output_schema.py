@@ -1,16 +1,8 @@
-"""Structured output: an answer's text parsed as JSON and validated, or told what is wrong with it.
-
-Models wrap JSON in words, so it is found in them: the whole text is tried, then what stands in a Markdown
-fence, then what begins at the first bracket. But it is never mended. langchain-core's JSON parser closes what
-is open, so that an answer that was cut at its token limit passes for a whole one; here it doesn't.
-"""
+"""Structured output: an answer's text parsed as JSON and validated, or told what is wrong with it."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,15 +10,11 @@ from pydantic import BaseModel, ValidationError
 
 from airflow_provider_gradient.api import InvalidRequestError, describe_validation_error
 from airflow_provider_gradient.completions.dotted_path import import_path
+from airflow_provider_gradient.completions.json_answers import NoJsonError, find_json
 from airflow_provider_gradient.datasets import dump_row
 
-_DEEPEST = 100
-"""Lists and objects within one another that an answer may have: more is a model that repeats itself, and
-would exhaust the stack of whoever checks or reads it."""
 _SHOWN = 500
 """Characters of a message about an answer."""
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
-_BRACKET = re.compile(r"[{\[]")
 
 
 class OutputMismatchError(ValueError):
@@ -61,9 +49,9 @@ class OutputSchema:
         :raises OutputMismatchError: there is none, or it is not what the schema asks for.
         """
         try:
-            value = self._validate(_shallow(_find_json(text)))
+            value = self._validate(find_json(text))
             dump_row(value)  # what can't be written must not end the run when it is
-        except OutputMismatchError as error:
+        except (OutputMismatchError, NoJsonError) as error:
             message = str(error)
         except (RecursionError, OverflowError, ValueError, TypeError) as error:
             message = f"it can't be checked or kept: {type(error).__name__}: {error}"
@@ -144,53 +132,3 @@ def _references(part: Any) -> Iterator[str]:
     elif isinstance(part, list):
         for value in part:
             yield from _references(value)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits} is too large a number")
-    return number
-
-
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, parse_float=_finite)
-"""Lets line ends stand in strings, which models write so."""
-
-
-def _shallow(value: Any) -> Any:
-    """``value``.
-
-    :raises OutputMismatchError: it is nested too deeply.
-    """
-    containers = [value]
-    for _ in range(_DEEPEST):
-        inner = itertools.chain.from_iterable(
-            each.values() if isinstance(each, dict) else each
-            for each in containers
-            if isinstance(each, dict | list)
-        )
-        containers = [each for each in inner if isinstance(each, dict | list)]
-        if not containers:
-            return value
-    raise OutputMismatchError(f"it is nested more than {_DEEPEST} deep")
-
-
-def _find_json(text: str) -> Any:
-    candidates = [text.strip(), *(fenced.strip() for fenced in _FENCE.findall(text))]
-    if bracket := _BRACKET.search(text):
-        candidates.append(text[bracket.start() :])
-    reason = ""
-    for number, candidate in enumerate(candidates):
-        try:
-            return _DECODER.raw_decode(candidate)[0] if number else _DECODER.decode(candidate)
-        except json.JSONDecodeError as error:
-            reason = error.msg
-        except ValueError as error:
-            reason = str(error)
-        except RecursionError:
-            reason = "it is nested too deeply"
-    raise OutputMismatchError(f"no JSON: {reason}")

@@ -103,7 +103,8 @@ def score(
     :param served: of the metrics that a server was asked about, those of each row.
     :param keyed: whether rows must be found again, in another run or another pass.
     :param on_row: is given each row with its scores.
-    :raises EvaluationError: a row has no usable reference, output or slice, or none was run at all.
+    :raises EvaluationError: a row has no usable reference, output or slice, none was run at all, or the rows
+        are such that a metric says nothing about them.
     """
     scorer = _Scorer(method, served, keyed=keyed)
     for answered in completions:
@@ -177,6 +178,10 @@ class _Scorer:
             raise EvaluationError(f"{completions.source}: not one of its rows was run")
         if completions.not_run:
             self._statuses[NOT_RUN] = completions.not_run
+        sums = np.frombuffer(self._sums).reshape(n, -1)
+        totals, places = sums.sum(axis=0), self._method.columns()
+        for metric in self._method.metrics:
+            metric.check(totals[places[metric.name]])
         return Scored(
             model_id=self._models.pop() if len(self._models) == 1 else None,
             counts=dict(self._statuses),
@@ -184,7 +189,7 @@ class _Scorer:
             keys=np.frombuffer(self._keys, dtype=np.uint64),
             questions=np.frombuffer(self._questions, dtype=np.uint64),
             scores=np.frombuffer(self._scores).reshape(n, -1),
-            sums=np.frombuffer(self._sums).reshape(n, -1),
+            sums=sums,
             slices={
                 column: (np.frombuffer(places.codes, dtype=np.int32), [str(name) for name in places.names])
                 for column, places in self._slices.items()

@@ -1,12 +1,15 @@
 """Exact match, F1 over words, and containment, each between normalised answers; of several references the
-best counts. Source: the evaluation script of SQuAD, see :mod:`.text`."""
+best counts. Source: the evaluation script of SQuAD, with the exceptions that :mod:`.text` lists."""
 
 from __future__ import annotations
 
+import re
+import string
 from collections import Counter
 from typing import ClassVar, Literal
 
 from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric
+from airflow_provider_gradient.evaluation.metrics.text import ARTICLES
 
 
 def token_f1(output: str, reference: str) -> float:
@@ -45,13 +48,77 @@ class TokenF1(MeanMetric):
 
 
 class Contains(MeanMetric):
-    """1 if a reference stands somewhere in the output, within a word too (so ``10`` is in ``100``, and names
-    are found in languages that write no spaces), else 0; an empty reference is in an empty output only."""
+    """1 if a reference stands somewhere in the output, else 0; an empty reference is in an empty output only.
+
+    A reference is found within a word too, so that inflected words count, and names in languages that write
+    no spaces. But where it begins or ends with a number, or with a word of up to three letters of an alphabet
+    such as Latin or Cyrillic, it must begin or end there: ``A`` is not in ``banana``, ``no`` not in ``know``,
+    ``10`` not in ``100``.
+    """
 
     is_rate: ClassVar[bool] = True
     metric: Literal["contains"] = "contains"
 
     def score(self, example: Example) -> float:
         """0 or 1."""
-        answer = example.answer
-        return float(any(wanted in answer if wanted else not answer for wanted in example.answers))
+        return float(any(contains(example, wanted) for wanted in example.answers))
+
+
+def contains(example: Example, wanted: str) -> bool:
+    """Whether the output holds a reference.
+
+    :param wanted: the reference, normalised.
+    """
+    if not wanted or wanted == example.answer:
+        return wanted == example.answer
+    if wanted in ARTICLES:
+        return _holds_letter(example.text, wanted)
+    if not any(map(str.isalnum, wanted)):  # such as "+", which is removed where words stand beside it
+        return bool(re.search(rf"(?<![^\s{_AROUND}]){re.escape(wanted)}(?![^\s{_AROUND}])", example.text))
+    if _stands_in(wanted, example.answer):
+        return True
+    # "plan a" also where a word follows, before which "a" is taken for an article
+    return not ARTICLES.isdisjoint(wanted.split()) and _stands_in(wanted, example.answer_with_articles)
+
+
+_AROUND = r"""()\[\]{}"'`.,:;!?*"""
+_SHORT = 3
+_ALPHABETS = "\u0530"
+"""Before it Unicode has Latin, Greek and Cyrillic."""
+_WORDS = r"[^\W\u0530-\U0010ffff]"
+_LETTER = rf"(?<!{_WORDS})({{}})(?!{_WORDS}|[-+#]|[/&'\u2019]{_WORDS})"
+_IS_SUBJECT = re.compile(r"[ \t]+(?:is|was|because)\b")
+_WORD_FOLLOWS = re.compile(r"""\s+["'(\[{*_\u201c\u2018]*\w""")
+
+
+def _stands_in(wanted: str, text: str) -> bool:
+    first, last = wanted.partition(" ")[0], wanted.rpartition(" ")[2]
+    place = text.find(wanted)
+    while place >= 0:
+        end = place + len(wanted)
+        before, behind = text[place - 1 : place], text[end : end + 1]
+        if not (_goes_on(first, wanted[0], before) or _goes_on(last, wanted[-1], behind)):
+            return True
+        place = text.find(wanted, place + 1)
+    return False
+
+
+def _goes_on(word: str, edge: str, neighbour: str) -> bool:
+    """Whether the character beside ``edge``, the first or last of ``word``, makes another word of it, or
+    another number."""
+    is_mark = neighbour.isdigit() or neighbour in string.punctuation
+    if not neighbour or not edge.isalpha():
+        return bool(neighbour) and is_mark
+    is_short = len(word) <= _SHORT and max(word) < _ALPHABETS
+    return is_short and (is_mark or (neighbour.isalpha() and neighbour < _ALPHABETS))
+
+
+def _holds_letter(text: str, wanted: str) -> bool:
+    """Whether ``text`` holds the letter *A*, or the word *an* or *the*, where it is no article."""
+    for found in re.finditer(_LETTER.format(wanted), text, re.IGNORECASE):
+        behind = text[found.end() :]
+        follows = _WORD_FOLLOWS.match(behind)
+        is_inside = found[0].isupper() and text[: found.start()].rstrip(" ")[-1:].isalnum()
+        if not follows or is_inside or _IS_SUBJECT.match(behind):
+            return True
+    return False

@@ -38,8 +38,8 @@ class Example:
         self.output = output
         self.reference = reference
         self.row = row
-        forms = reference if isinstance(reference, list) else [] if reference is None else [reference]
-        self.references = [str(form) for form in forms]
+        self.forms = reference if isinstance(reference, list) else [] if reference is None else [reference]
+        self.references = [str(form) for form in self.forms]
 
     @property
     def text(self) -> str:
@@ -50,6 +50,11 @@ class Example:
     def answer(self) -> str:
         """The output in the form in which answers are compared."""
         return normalize_answer(self.text)
+
+    @cached_property
+    def answer_with_articles(self) -> str:
+        """The output in that form, but for its articles, which stay."""
+        return normalize_answer(self.text, articles=True)
 
     @cached_property
     def answers(self) -> list[str]:
@@ -112,6 +117,13 @@ class Metric(BaseModel):
         """
         value: np.ndarray = sums[..., 0] / counts
         return value
+
+    def check(self, sums: np.ndarray) -> None:
+        """Refuse rows over which the metric says nothing, so that even perfect outputs would score 0.
+
+        :param sums: shape ``(width,)``: over all rows.
+        :raises EvaluationError: it says nothing; names a metric that does.
+        """
 
 
 class RowMetric(Metric, ABC):

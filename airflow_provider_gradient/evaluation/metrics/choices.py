@@ -1,7 +1,8 @@
 """Answers that are one of a few choices: how many are right, and F1 by class.
 
-The answer chosen is the choice that equals the normalised output; an output that is none of them counts as a
-wrong answer, and as a prediction of no class.
+The answer chosen is the choice that equals the normalised output, for which punctuation of any script around
+the output is no matter; an output that is none of them counts as a wrong answer, and as a prediction of no
+class.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric, Metric, RowMetric
-from airflow_provider_gradient.evaluation.metrics.text import normalize_answer
+from airflow_provider_gradient.evaluation.metrics.text import (
+    normalize_answer,
+    without_punctuation_around,
+)
 from airflow_provider_gradient.evaluation.report import EvaluationError
 
 if TYPE_CHECKING:
@@ -48,7 +52,10 @@ class _Choices(Metric):
                 f"{self.name}: the reference must be one of the choices {', '.join(map(repr, self.choices))} "
                 f"(got {list(example.references)!r})"
             )
-        return self._places[example.answers[0]], self._places.get(example.answer)
+        made = self._places.get(example.answer)
+        if made is None:  # normalising leaves the punctuation of other scripts, such as "。", where it is
+            made = self._places.get(without_punctuation_around(example.answer))
+        return self._places[example.answers[0]], made
 
 
 class ChoiceAccuracy(_Choices, MeanMetric):

@@ -36,9 +36,10 @@ class EditSimilarity(MeanMetric):
         return max(float(similarity(example.plain, reference)) for reference in example.plain_references)
 
 
-class Rouge(MeanMetric):
+class Rouge(RowMetric):
     """ROUGE's F1: over words (``rouge_1``), pairs of words (``rouge_2``) or the longest common subsequence of
-    words (``rouge_l``).
+    words (``rouge_l``). A row whose reference has no such words scores 0; where no row's has, that is an
+    error.
 
     Source: C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, without stemming, as
     the package rouge-score has it; words are those of :mod:`.text`.
@@ -46,10 +47,26 @@ class Rouge(MeanMetric):
 
     metric: Literal["rouge_1", "rouge_2", "rouge_l"]
 
-    def score(self, example: Example) -> float:
+    @property
+    def width(self) -> int:
+        """The score, and whether a reference has anything to be found."""
+        return 2
+
+    def measure(self, example: Example) -> tuple[float, Sequence[float]]:
         """The best over the references."""
-        words = example.words
-        return max(self._f1(words, reference) for reference in example.reference_words)
+        words, references = example.words, example.reference_words
+        score = 0.0 if example.output is None else max(self._f1(words, each) for each in references)
+        return score, (score, float(max(map(len, references)) >= self._size))
+
+    def check(self, sums: np.ndarray) -> None:
+        """Some reference must have words."""
+        if not sums[1]:
+            wanted = "a word" if self._size == 1 else "two words"
+            raise _says_nothing(self.name, f"no reference has {wanted}")
+
+    @property
+    def _size(self) -> int:
+        return 2 if self.metric == "rouge_2" else 1
 
     def _f1(self, words: list[str], reference: list[str]) -> float:
         if self.metric == "rouge_l":
@@ -57,8 +74,7 @@ class Rouge(MeanMetric):
             if not words or not reference:
                 return 0.0
             return 2.0 * float(_lcs()(words, reference)) / total
-        size = int(self.metric[-1])
-        given, wanted = _ngrams(words, size), _ngrams(reference, size)
+        given, wanted = _ngrams(words, self._size), _ngrams(reference, self._size)
         total = given.total() + wanted.total()
         return 2.0 * (given & wanted).total() / total if given and wanted else 0.0
 
@@ -71,6 +87,10 @@ class Bleu(RowMetric):
     is made anew from their counts (P. Koehn, "Statistical Significance Tests for Machine Translation
     Evaluation", EMNLP 2004). The score of a row is its sentence BLEU with effective order, and not averaged.
 
+    Where no reference has four tokens, even outputs that equal them hold no n-gram of order 4, and sacrebleu's
+    corpus score is 0 whatever they are. That is an error for all rows together. A slice, or rows drawn, of
+    which it holds are scored over the orders that their references have.
+
     Source: K. Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002, as
     sacrebleu has it (M. Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018).
 
@@ -82,13 +102,19 @@ class Bleu(RowMetric):
 
     @property
     def width(self) -> int:
-        """Length of output and reference, matches by order, n-grams by order."""
-        return 2 + 2 * _BLEU_ORDER
+        """Length of output and reference, matches by order, the output's n-grams by order, and those that the
+        longest reference could hold."""
+        return 2 + 3 * _BLEU_ORDER
 
     def measure(self, example: Example) -> tuple[float, Sequence[float]]:
         """The sentence score, and the row's counts."""
-        found = _sacrebleu(self.tokenize).sentence_score(example.plain, example.plain_references)
-        counts = (found.sys_len, found.ref_len, *found.counts, *found.totals)
+        bleu = _sacrebleu(self.tokenize)
+        found = bleu.sentence_score(example.plain, example.plain_references)
+        longest = max(len(bleu.tokenizer(reference).split()) for reference in example.plain_references)
+        counts = (
+            *(found.sys_len, found.ref_len, *found.counts, *found.totals),
+            *(max(0, longest - order) for order in range(_BLEU_ORDER)),
+        )
         return (0.0 if example.output is None else found.score / 100), counts
 
     def value(self, counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -97,13 +123,24 @@ class Bleu(RowMetric):
 
         sums = np.round(sums)
         output, reference = sums[..., 0], sums[..., 1]
-        matches, totals = sums[..., 2 : 2 + _BLEU_ORDER], sums[..., 2 + _BLEU_ORDER :]
+        matches, totals, possible = np.split(sums[..., 2:], 3, axis=-1)
         halvings = np.cumsum(matches == 0, axis=-1) * (matches == 0)
         precisions = np.where(matches > 0, matches, 0.5**halvings) / np.maximum(totals, 1)
-        is_scored = (totals > 0).all(-1) & (matches.sum(-1) > 0)
+        has_order = (possible > 0) | (totals > 0)
+        is_scored = ((totals > 0) | ~has_order).all(-1) & (matches.sum(-1) > 0)
         brevity = np.exp(np.minimum(0.0, 1 - reference / np.maximum(output, 1)))
-        value: np.ndarray = np.where(is_scored, brevity * np.exp(np.log(precisions).mean(-1)), 0.0)
+        mean = np.where(has_order, np.log(precisions), 0.0).sum(-1) / np.maximum(has_order.sum(-1), 1)
+        value: np.ndarray = np.where(is_scored, brevity * np.exp(mean), 0.0)
         return value
+
+    def check(self, sums: np.ndarray) -> None:
+        """Some reference must have four tokens."""
+        if not sums[-1]:
+            raise _says_nothing(
+                self.name,
+                f"no reference has {_BLEU_ORDER} tokens, as tokenize {self.tokenize!r} counts them",
+                " (or, for text without spaces, tokenize zh or char)",
+            )
 
 
 class ChrF(RowMetric):
@@ -123,6 +160,14 @@ class ChrF(RowMetric):
     def width(self) -> int:
         """N-grams of the output, of the reference, and those common to both, by order."""
         return 3 * _CHRF_ORDER
+
+    def check(self, sums: np.ndarray) -> None:
+        """Some reference must have a character."""
+        if not sums[_CHRF_ORDER]:
+            raise EvaluationError(
+                f"{self.name}: every reference is empty, and it would be 0 for outputs that equal them; use "
+                "exact_match"
+            )
 
     def measure(self, example: Example) -> tuple[float, Sequence[float]]:
         """The sentence score, and the row's counts."""
@@ -149,6 +194,13 @@ class ChrF(RowMetric):
             below > 0, (1 + _CHRF_BETA**2) * precision * recall / np.where(below > 0, below, 1), 0.0
         )
         return value
+
+
+def _says_nothing(name: str, reason: str, besides: str = "") -> EvaluationError:
+    return EvaluationError(
+        f"{name}: {reason}, so that even outputs that equal their references would score 0; use chrf, which "
+        f"compares characters, or exact_match{besides}"
+    )
 
 
 def _characters(text: str) -> list[Counter[str]]:
