@@ -14,7 +14,7 @@ import math
 import re
 from typing import Any
 
-from airflow_provider_gradient.completions.reasoning import without_reasoning
+from airflow_provider_gradient.api.reasoning import without_reasoning
 
 _DEEPEST = 100
 """Lists and objects within one another that an answer may have: more is a model that repeats itself, and

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from airflow_provider_gradient.datasets import (
     JSONL,
@@ -31,7 +31,7 @@ from airflow_provider_gradient.evaluation.metrics import (
     read_metrics,
 )
 from airflow_provider_gradient.evaluation.metrics.served import Answers
-from airflow_provider_gradient.evaluation.reading import Completions
+from airflow_provider_gradient.evaluation.reading import Completions, Reasoning
 from airflow_provider_gradient.evaluation.report import (
     EvaluationError,
     EvaluationReport,
@@ -59,6 +59,7 @@ def evaluate(
     cluster_column: str | None = None,
     baseline: Baseline | None = None,
     gate: Sequence[Mapping[str, Any]] | None = None,
+    reasoning: Reasoning = "auto",
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -84,6 +85,10 @@ def evaluate(
     :param baseline: another run over the same rows, paired by ``id``, or else by ``index``: its manifest,
         rows or path, or a report with per-row scores (also as a dict, or the path of its JSON).
     :param gate: rules, as :func:`~airflow_provider_gradient.evaluation.gate.read_gate` takes them.
+    :param reasoning: what to do with reasoning such as ``<think>...</think>`` in front of an answer, in the
+        completions and in the baseline. ``auto`` takes it off, and where a block is not closed, the answer is
+        empty. ``opened`` is for a model whose template opens the block: an output that does not close it is
+        empty, too. ``keep`` scores the whole output.
     :param confidence: of the intervals, between 0 and 1.
     :param resamples: of the bootstrap, at least 100.
     :param seed: of the bootstrap.
@@ -102,6 +107,7 @@ def evaluate(
         slice_columns=slice_columns,
         cluster_column=cluster_column,
         gate=gate,
+        reasoning=reasoning,
         confidence=confidence,
         resamples=resamples,
         seed=seed,
@@ -136,6 +142,7 @@ class Plan:
     method: Method
     rules: Sequence[Rule]
     reference_column: str | None
+    reasoning: Reasoning
     output_path: PathLike | None
     report_path: PathLike | None
     page_path: PathLike | None
@@ -153,10 +160,14 @@ def _plan(
     slice_columns: Sequence[str] = (),
     cluster_column: str | None = None,
     gate: Sequence[Mapping[str, Any]] | None = None,
+    reasoning: Reasoning = "auto",
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Plan:
+    if reasoning not in get_args(Reasoning):
+        known = ", ".join(get_args(Reasoning))
+        raise EvaluationError(f"reasoning: must be one of {known} (got {reasoning!r})")
     method = Method(
         metrics=read_metrics(metrics),
         slice_columns=_columns(slice_columns),
@@ -173,10 +184,9 @@ def _plan(
         columns=method.slice_columns,
         has_baseline=baseline is not None,
     )
-    rows = Completions(completions, name="completions", reference_column=reference_column)
-    other = None
-    if baseline is not None:
-        other = Completions(baseline, name="baseline", reference_column=reference_column)
+    how: dict[str, Any] = {"reference_column": reference_column, "reasoning": reasoning}
+    rows = Completions(completions, name="completions", **how)
+    other = None if baseline is None else Completions(baseline, name="baseline", **how)
     _check_outputs((rows, other), output_path=output_path, report_path=report_path, page_path=page_path)
     return Plan(
         completions=rows,
@@ -184,6 +194,7 @@ def _plan(
         method=method,
         rules=rules,
         reference_column=reference_column,
+        reasoning=reasoning,
         output_path=output_path,
         report_path=report_path,
         page_path=page_path,
@@ -246,6 +257,9 @@ def _evaluate(plan: Plan, served: Served, served_baseline: Served) -> Evaluation
             },
             rows=len(scored.scores),
             counts=scored.counts,
+            reasoning=plan.reasoning,
+            reasoned=scored.reasoned,
+            unanswered=scored.unanswered,
             metrics=figures.metrics,
             slices=figures.by_slice,
             confusion=scored.confusion,

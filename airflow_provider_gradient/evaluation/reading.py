@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cached_property
+from typing import Any, Literal, cast
 
+from airflow_provider_gradient.api.reasoning import is_unopened, without_reasoning
 from airflow_provider_gradient.datasets import (
     Dataset,
     DatasetError,
@@ -27,6 +30,10 @@ from airflow_provider_gradient.evaluation.report import EvaluationError, Evaluat
 
 NOT_RUN = "not_run"
 """The status of a row that was never sent."""
+Reasoning = Literal["auto", "opened", "keep"]
+"""What is done with reasoning in front of an answer: see :class:`Completions`."""
+_LOOKED_AT = 100
+"""Rows by which it is told whether the model's template opens the reasoning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,7 @@ class Answered:
     """A completion.
 
     :ivar dataset: in which it stands, at ``place``.
+    :ivar output: what is scored: the answer, without reasoning in front of it.
     """
 
     dataset: OpenDataset
@@ -66,15 +74,31 @@ class Completions:
     """The rows of a run.
 
     :ivar not_run: rows that the last pass left out, since they were never sent.
+    :ivar reasoned: rows of the last pass of which reasoning was taken off; ``unanswered``: those of them with
+        nothing behind it.
     :param completions: a run's manifest (also as a dict), or its rows or their path; or the report of an
         earlier evaluation, whose per-row scores hold them.
     :param name: the parameter they were given as, for messages.
     :param reference_column: holds the right answers; ``None`` where none are needed.
+    :param reasoning: ``auto``: the answer is what stands behind a block such as ``<think>...</think>`` that
+        the output begins with, or behind a closing tag without an opening one, which shows that the model's
+        template wrote the opening; where a block is not closed, the answer is empty. If the first 100 rows
+        show such a template, that also holds for rows that were cut at their limit without a tag. ``opened``:
+        the template opens the reasoning, so that every row without a closing tag has an empty answer.
+        ``keep``: the whole output is the answer.
     """
 
-    def __init__(self, completions: Any, *, name: str, reference_column: str | None) -> None:
+    def __init__(
+        self,
+        completions: Any,
+        *,
+        name: str,
+        reference_column: str | None,
+        reasoning: Reasoning = "auto",
+    ) -> None:
         self.rows: OpenDataset = open_dataset(_dataset(completions, name))
-        self.not_run = 0
+        self.not_run = self.reasoned = self.unanswered = 0
+        self._reasoning = reasoning
         self._reference_column = reference_column
 
     @property
@@ -87,7 +111,7 @@ class Completions:
 
         :raises EvaluationError: a row has no usable output or reference.
         """
-        self.not_run = 0
+        self.not_run = self.reasoned = self.unanswered = 0
         for place, completion in enumerate(read_rows(self.rows)):
             if completion.get("status") == NOT_RUN:
                 self.not_run += 1
@@ -111,6 +135,8 @@ class Completions:
             raise EvaluationError(
                 f"{where} has no text in 'output': is this the output of a run over a dataset?"
             )
+        if status == "success":
+            output = self._answer(output, completion.get("finish_reason"))
         reference = None if self._reference_column is None else self._reference(row, place)
         return Answered(
             dataset=self.rows,
@@ -121,6 +147,27 @@ class Completions:
             output=output,
             model_id=completion.get("model_id"),
             example=Example(output if status == "success" else None, reference, row),
+        )
+
+    def _answer(self, output: str, finish_reason: Any) -> str:
+        """``output`` without reasoning."""
+        if self._reasoning == "keep":
+            return output
+        answer = without_reasoning(output)
+        if answer == output and self._template_opens:
+            answer = "" if self._reasoning == "opened" or finish_reason == "length" else output
+        if answer != output:
+            self.reasoned += 1
+            self.unanswered += not answer.strip()
+        return answer
+
+    @cached_property
+    def _template_opens(self) -> bool:
+        """Whether the model's template opens the reasoning, as far as the first rows show it."""
+        first = itertools.islice(read_rows(self.rows), _LOOKED_AT)
+        outputs = (completion.get("output") for completion in first)
+        return self._reasoning == "opened" or any(
+            isinstance(output, str) and is_unopened(output) for output in outputs
         )
 
     def _reference(self, row: Mapping[str, Any], place: int) -> Any:

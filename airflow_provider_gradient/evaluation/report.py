@@ -126,6 +126,10 @@ class EvaluationReport(KeptRecord):
     :ivar settings: of each metric, by its name.
     :ivar rows: that were run; all of them are in every metric, one that failed with the worst score.
     :ivar counts: rows by the status of their completion, those that were not run (``not_run``) included.
+    :ivar reasoning: what was done with reasoning in front of answers; see
+        :func:`~airflow_provider_gradient.evaluation.evaluate`.
+    :ivar reasoned: rows of which reasoning was taken off; ``unanswered``: those of them with nothing behind
+        it, which are scored as empty answers.
     :ivar slices: the metrics of the rows of each value, by slice column and value.
     :ivar confusion: rows by the right choice and the choice made, for metrics over choices.
     :ivar scores_path: the scores of each row, or ``None``; likewise the JSON of this report and its page.
@@ -145,6 +149,9 @@ class EvaluationReport(KeptRecord):
     settings: dict[str, dict[str, Any]]
     rows: int
     counts: dict[str, int]
+    reasoning: str = "keep"
+    reasoned: int = 0
+    unanswered: int = 0
     metrics: dict[str, MetricValue]
     slices: dict[str, dict[str, dict[str, MetricValue]]]
     confusion: dict[str, dict[str, int]] | None = None

@@ -56,6 +56,7 @@ class Method:
 class Scored:
     """The scores of a run's rows.
 
+    :ivar reasoned: rows of which reasoning was taken off; ``unanswered``: those of them with no answer.
     :ivar keys: of each row, by which it is found in another run; likewise ``questions``.
     :ivar scores: shape ``(rows, metrics)``.
     :ivar sums: shape ``(rows, sums)``: what each row adds to the sums.
@@ -65,6 +66,8 @@ class Scored:
 
     model_id: str | None
     counts: dict[str, int]
+    reasoned: int
+    unanswered: int
     confusion: dict[str, dict[str, int]] | None
     keys: np.ndarray
     questions: np.ndarray
@@ -185,6 +188,8 @@ class _Scorer:
         return Scored(
             model_id=self._models.pop() if len(self._models) == 1 else None,
             counts=dict(self._statuses),
+            reasoned=completions.reasoned,
+            unanswered=completions.unanswered,
             confusion=None if self._confusing is None else {k: dict(v) for k, v in self._confusion.items()},
             keys=np.frombuffer(self._keys, dtype=np.uint64),
             questions=np.frombuffer(self._questions, dtype=np.uint64),

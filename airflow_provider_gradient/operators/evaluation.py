@@ -49,6 +49,9 @@ class GradientEvaluateOperator(OnGradientPage, TellsLineage, GradientOperator):
     :param on_gate_failure: what to do where the verdict is not ``pass``: ``fail`` the task, at once and
         without a retry; ``skip`` it, and so what comes after it; or ``continue``, for
         :class:`GradientGateOperator` to choose.
+    :param reasoning: what to do with reasoning such as ``<think>...</think>`` in front of an answer:
+        ``auto`` takes it off, ``opened`` also counts on it where the output has no opening tag, ``keep``
+        scores it.
     :param confidence: level of the intervals, between 0 and 1.
     :param resamples: of the bootstrap.
     :param seed: of the bootstrap.
@@ -66,6 +69,7 @@ class GradientEvaluateOperator(OnGradientPage, TellsLineage, GradientOperator):
         "cluster_column",
         "baseline",
         "gate",
+        "reasoning",
         "confidence",
         "resamples",
         "seed",
@@ -87,6 +91,7 @@ class GradientEvaluateOperator(OnGradientPage, TellsLineage, GradientOperator):
         baseline: Mapping[str, Any] | Sequence[Mapping[str, Any]] | Path | None = None,
         gate: Sequence[Mapping[str, Any]] | None = None,
         on_gate_failure: OnGateFailure = "fail",
+        reasoning: str = "auto",
         confidence: float | str = 0.95,
         resamples: int | str = 10_000,
         seed: int | str = 0,
@@ -104,6 +109,7 @@ class GradientEvaluateOperator(OnGradientPage, TellsLineage, GradientOperator):
         self.baseline = baseline
         self.gate = gate
         self.on_gate_failure = on_gate_failure
+        self.reasoning = reasoning
         self.confidence = confidence
         self.resamples = resamples
         self.seed = seed
@@ -120,6 +126,12 @@ class GradientEvaluateOperator(OnGradientPage, TellsLineage, GradientOperator):
         report = self._evaluate()
         completions, baseline = dataset_uri(self.completions), dataset_uri(self.baseline)
         self.tell_lineage(context, evaluation_lineage(report, completions=completions, baseline=baseline))
+        if report.reasoned:
+            self.log.info(
+                "%d of %d rows had reasoning in front of the answer, which is not scored; in %d of them no "
+                "answer followed",
+                *(report.reasoned, report.rows, report.unanswered),
+            )
         for name, metric in report.metrics.items():
             self.log.info(
                 "%s %.3f, between %.3f and %.3f (n %d)", name, metric.value, metric.low, metric.high, metric.n
@@ -156,6 +168,7 @@ class GradientEvaluateOperator(OnGradientPage, TellsLineage, GradientOperator):
             "cluster_column": self.cluster_column,
             "baseline": _located(self.baseline),
             "gate": self.gate,
+            "reasoning": self.reasoning,
             "confidence": number("confidence", self.confidence, float),
             "resamples": number("resamples", self.resamples, int),
             "seed": number("seed", self.seed, int),

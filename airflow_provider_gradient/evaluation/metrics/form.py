@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric
 from airflow_provider_gradient.evaluation.report import EvaluationError
+
+if TYPE_CHECKING:
+    from airflow_provider_gradient.completions.output_schema import OutputSchema
 
 REFUSALS = (
     r"\bI(?: a|['\u2019])m (?:sorry|afraid|unable|not able|not sure)\b",
@@ -48,7 +51,8 @@ class Regex(MeanMetric):
 
 
 class JsonSchema(MeanMetric):
-    """1 if the output, white space around it aside, is JSON (RFC 8259) that ``schema`` allows, else 0.
+    """1 if the output holds JSON that ``schema`` allows, else 0. It is found and checked as ``output_schema``
+    of a run over a dataset does it: in a Markdown fence or in the midst of words too, and not mended.
 
     Source: JSON Schema, in the version that the schema's ``$schema`` names, else 2020-12, as the package
     jsonschema has it; ``format`` is not checked.
@@ -62,24 +66,27 @@ class JsonSchema(MeanMetric):
     json_schema: dict[str, Any] | bool = Field(alias="schema")
 
     @cached_property
-    def _validator(self) -> Any:
-        from jsonschema import validators
-        from jsonschema.exceptions import SchemaError
+    def _schema(self) -> OutputSchema:
+        from airflow_provider_gradient.completions.output_schema import OutputSchema
 
-        kind = validators.validator_for(self.json_schema, default=validators.Draft202012Validator)
+        schema = self.json_schema
+        if isinstance(schema, bool):
+            schema = {} if schema else {"not": {}}
         try:
-            kind.check_schema(self.json_schema)
-        except SchemaError as error:
-            raise EvaluationError(f"json_schema: this is no JSON schema: {error.message}") from None
-        return kind(self.json_schema)
+            return OutputSchema(schema)
+        except InvalidRequestError as error:
+            reason = str(error).removeprefix("output_schema")
+            raise EvaluationError(f"{self.name}.schema{reason}") from None
 
     def score(self, example: Example) -> float:
         """0 or 1."""
+        from airflow_provider_gradient.completions.output_schema import OutputMismatchError
+
         try:
-            value = json.loads(example.text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
+            self._schema.parse(example.text)
+        except OutputMismatchError:
             return 0.0
-        return float(self._validator.is_valid(value))
+        return 1.0
 
 
 class Length(MeanMetric):
@@ -129,7 +136,3 @@ class Refusal(MeanMetric):
         return float(
             not text.strip() or any(re.search(pattern, text, re.IGNORECASE) for pattern in self.patterns)
         )
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
