@@ -51,6 +51,7 @@ from airflow_provider_gradient.datasets.templates import (
     column_value,
     row_template,
 )
+from airflow_provider_gradient.datasets.values import as_text
 
 __all__ = [
     "JSONL",
@@ -72,6 +73,7 @@ __all__ = [
     "Template",
     "TemplateFormat",
     "as_path",
+    "as_text",
     "beside",
     "check_output",
     "column_value",

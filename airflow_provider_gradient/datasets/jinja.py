@@ -7,23 +7,35 @@ attributes and methods, gives nothing for what is missing, and compiles the temp
 
 Missing and null are one. Such a value is false, and ``default`` has its replacement; whatever would put it
 into the text is an error.
+
+Wherever a value becomes text, by being written, by ``~`` or ``%``, or by a filter that takes text, it is the text
+of :func:`~airflow_provider_gradient.datasets.as_text`: ``{{ tags }}`` is JSON and ``{{ done }}`` is ``true``.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
+from jinja2.filters import make_attrgetter
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace, missing
+from jinja2.utils import Namespace, missing, pass_environment
 
 from airflow_provider_gradient.datasets.errors import DatasetError
+from airflow_provider_gradient.datasets.values import as_text, without_text
 
 _DATA = (str, int, float, list, tuple, dict)
+_OF_TEXT = (
+    *("capitalize", "center", "escape", "e", "forceescape", "indent", "lower", "replace", "string"),
+    *("striptags", "title", "trim", "truncate", "upper", "urlize", "wordcount", "wordwrap"),
+)
+"""Jinja's filters that make text of what they are given."""
 
 
 class _Absent(StrictUndefined):
@@ -41,12 +53,40 @@ class _Absent(StrictUndefined):
         return f"{name!r} is missing or null{f' beside {there}' if there else ''}"
 
 
+class _Code(CodeGenerator):
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
+    code_generator_class = _Code
+    intercepted_binops = frozenset(["%"])
+
     def __init__(self) -> None:
         super().__init__(undefined=_Absent, finalize=_printable)
+        self.filters |= {name: _of_text(self.filters[name]) for name in _OF_TEXT}
+        self.filters["format"] = _format
+        self.filters["join"] = _join
+        self.filters["pprint"] = functools.partial(_to_json, indent=2)
         self.globals = {name: self.globals[name] for name in ("range", "namespace")}
         self.filters["tojson"] = _to_json
         self.tests["none"] = lambda value: value is None or isinstance(value, _Absent)
+
+    def joined(self, values: Iterable[Any]) -> str:
+        """What ``~`` gives."""
+        return "".join(str(_printable(value)) for value in values)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """``%``, the only operator that makes text of values."""
+        if not isinstance(left, str):
+            return super().call_binop(context, operator, left, right)
+        if isinstance(right, Mapping):
+            return _format(left, **right)
+        return _format(left, *(right if isinstance(right, tuple) else (right,)))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, LoopContext | Namespace):
@@ -99,20 +139,51 @@ class JinjaTemplate:
                 f"{where}: {error}, and {self._name} needs it; the row's columns: {there}"
             ) from None
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
-            raise DatasetError(f"{where}: {self._name} can't be filled in: {error}") from None
+            reason = without_text(row) or error
+            raise DatasetError(f"{where}: {self._name} can't be filled in: {reason}") from None
 
 
 def _printable(value: Any) -> Any:
-    """``value``, if it is one that a row can hold.
+    """The text of ``value``, if it is one that a row can hold.
 
     :raises UndefinedError: it is null.
     :raises SecurityError: it is something of the program's.
+    :raises ValueError: it has no form in JSON.
     """
     if value is None:
         raise UndefinedError("a value that would be written is null")
     if not isinstance(value, (_Absent, *_DATA)):
         raise SecurityError(f"a {type(value).__name__} is nothing to write (a list is: `| list`, `| join`)")
-    return value
+    return value if isinstance(value, _Absent) else as_text(value)
+
+
+def _told(value: Any) -> Any:
+    """``value`` as a format such as ``%.2f`` takes it: numbers stay."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else _printable(value)
+
+
+def _format(text: Any, *values: Any, **named: Any) -> str:
+    """``"%s and %s" | format(a, b)``, or ``"%(x)s" | format(x=a)``."""
+    given = {name: _told(value) for name, value in named.items()} or tuple(map(_told, values))
+    return str(_printable(text)) % given
+
+
+def _of_text(text_filter: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of Jinja's that is given the text of values."""
+    place = 1 if hasattr(text_filter, "jinja_pass_arg") else 0  # behind the environment or context
+
+    @functools.wraps(text_filter)
+    def filter_(*args: Any, **kwargs: Any) -> Any:
+        return text_filter(*args[:place], _printable(args[place]), *args[place + 1 :], **kwargs)
+
+    return filter_
+
+
+@pass_environment
+def _join(environment: _Sandbox, values: Iterable[Any], d: str = "", attribute: Any = None) -> str:
+    if attribute is not None:
+        values = map(make_attrgetter(environment, attribute), values)
+    return str(d).join(str(_printable(value)) for value in values)
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

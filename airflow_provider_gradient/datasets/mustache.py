@@ -1,7 +1,8 @@
 """Mustache over a row: langchain-core's syntax, and a rendering that leaves nothing out in silence.
 
 langchain-core's own renderer escapes for HTML, which no prompt wants, and gives nothing for a name that isn't
-there. Here ``{{name}}`` is the value as it stands, and a missing or null one is an error. Sections are what
+there. Here ``{{name}}`` is the value as :func:`~airflow_provider_gradient.datasets.as_text` has it, and a
+missing or null one is an error. Sections are what
 asks whether there is a value: over a missing, null, false or empty one ``{{#name}}`` is skipped and
 ``{{^name}}`` rendered. Values are looked up in objects and lists alone, never as attributes.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_gradient.datasets.errors import DatasetError
+from airflow_provider_gradient.datasets.values import as_text, without_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ class MustacheTemplate:
         """The text for ``row``.
 
         :param where: the words for the row in the message.
-        :raises DatasetError: a value that goes into the text is missing or null; the message has the columns
-            there are.
+        :raises DatasetError: a value that goes into the text is missing or null (the message has the columns
+            there are), or JSON has no form for it.
         """
         try:
             return _render(self._parts, [row])
@@ -65,6 +67,9 @@ class MustacheTemplate:
                 f"{where}: {error.args[0]!r}, which {self._name} names, is missing or null; its columns: "
                 f"{there}"
             ) from None
+        except ValueError as error:
+            reason = without_text(row) or error
+            raise DatasetError(f"{where}: {self._name} can't be filled in: {reason}") from None
 
 
 def _parts(tokens: Iterator[tuple[str, str]]) -> list[_Part]:
@@ -94,7 +99,7 @@ def _render(parts: Sequence[_Part], scopes: list[Any]) -> str:
             value = _value(part.name, scopes)
             if value is None:
                 raise LookupError(part.name)
-            text += str(value)
+            text += as_text(value)
         else:
             value = _value(part.name, scopes)
             if part.inverted:

@@ -1,9 +1,10 @@
 """Parquet, read row group by row group in small batches: a row group may be larger than memory.
 
-Values become what JSON has. Numbers, booleans, strings, nulls, lists and structs are that already. Dates,
-times, timestamps, decimals and UUIDs become strings; a timestamp with a zone is told in UTC. For the rest
-(bytes, durations, NaN) there is no form that all readers would agree on: they are errors. So is a page that
-does not fit its checksum, where its writer gave it one.
+Values become what JSON has. Numbers, booleans, strings, nulls, lists and structs are that already; a number
+of 32 bits is the shortest that rounds to it, so that 0.1 is 0.1 in 64 bits too. Dates, times, timestamps,
+decimals and UUIDs become strings; a timestamp with a zone is told in UTC. For the rest (bytes, durations,
+NaN) there is no form that all readers would agree on: they are errors. So is a page that does not fit its
+checksum, where its writer gave it one.
 
 pyarrow is an extra and takes a while to load: it is imported where it is needed and never before.
 """
@@ -99,7 +100,7 @@ def _batches(parquet: Any, group: int) -> Iterator[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """How a column's values become those of JSON: two casts within Arrow, then ``plain`` on each value."""
+    """How a column's values become those of JSON: casts within Arrow, then ``plain`` on each value."""
 
     path: StoredPath
     name: str
@@ -128,14 +129,15 @@ def _columns(path: StoredPath, schema: Any) -> list[_Column]:
     columns = []
     for field in schema:
         try:
-            targets = [_retyped(field.type, _in_utc), _retyped(field.type, _json_leaf)]
+            targets = [_retyped(field.type, leaf) for leaf in (_first_leaf, _digits_leaf, _json_leaf)]
             plain = _plain(targets[-1])
         except TypeError as error:
             raise DatasetError(f"{path}, row 0: column {field.name!r} {error}") from None
         metadata = field.metadata or {}
         if JSON_FIELD.items() <= metadata.items():
             plain = _parsed
-        casts = [target for target in targets if target != field.type]
+        before = [field.type, *targets]
+        casts = [target for target, last in zip(targets, before, strict=False) if target != last]
         columns.append(_Column(path=path, name=field.name, casts=casts, plain=plain))
     return columns
 
@@ -161,14 +163,23 @@ def _retyped(type_: Any, leaf: Callable[[Any, Any], Any]) -> Any:
     return leaf(pa, type_)
 
 
-def _in_utc(pa: Any, type_: Any) -> Any:
+def _first_leaf(pa: Any, type_: Any) -> Any:
+    """Timestamps in UTC, and numbers in a type whose digits Arrow writes."""
+    if pa.types.is_float16(type_):
+        return pa.float32()
     return pa.timestamp(type_.unit, "UTC") if pa.types.is_timestamp(type_) and type_.tz else type_
+
+
+def _digits_leaf(pa: Any, type_: Any) -> Any:
+    """Numbers of 32 bits as their shortest digits."""
+    is_short = pa.types.is_float32(type_) or pa.types.is_float16(type_)
+    return pa.string() if is_short else _first_leaf(pa, type_)
 
 
 def _json_leaf(pa: Any, type_: Any) -> Any:
     types = pa.types
-    if types.is_float16(type_):
-        return pa.float32()
+    if types.is_float16(type_) or types.is_float32(type_):
+        return pa.float64()
     for is_text in (types.is_timestamp, types.is_date, types.is_time, types.is_decimal):
         if is_text(type_):
             return pa.string()

@@ -3,15 +3,17 @@
 Templates have langchain-core's three formats. In its f-string format ``{column}`` stands for a value, ``{{``
 for a brace; :mod:`.mustache` and :mod:`.jinja` are the others. A field that a row lacks, or that is null
 there, is an error and never the text "None": whoever renders every row before sending the first knows that
-all of them make sense.
+all of them make sense. Values that are no strings are written as JSON; see :mod:`.values`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, get_args
 
 from airflow_provider_gradient.datasets.errors import DatasetError
+from airflow_provider_gradient.datasets.values import as_text, without_text
 
 TemplateFormat = Literal["f-string", "mustache", "jinja2"]
 """langchain-core's names for them."""
@@ -81,12 +83,21 @@ class RowTemplate:
         :param where: the words for the row in the message.
         :raises DatasetError: a column is missing or null; the message has the columns there are.
         """
-        for column in self.columns:
-            column_value(row, column, where=where, parameter=self._name)
+        values = {
+            column: column_value(row, column, where=where, parameter=self._name) for column in self.columns
+        }
         try:
-            return self.text.format_map(row)
+            return self.text.format_map({column: _formattable(value) for column, value in values.items()})
         except (ValueError, TypeError) as error:
-            raise DatasetError(f"{where}: {self._name} can't be filled in: {error}") from None
+            reason = without_text(values) or error
+            raise DatasetError(f"{where}: {self._name} can't be filled in: {reason}") from None
+
+
+def _formattable(value: Any) -> Any:
+    """``value`` in a form that a field such as ``{price:.2f}`` can format: a string, a number, or the text of
+    anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else as_text(value)
 
 
 def column_value(row: Mapping[str, Any], column: str, *, where: str, parameter: str) -> Any:

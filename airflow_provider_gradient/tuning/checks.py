@@ -11,7 +11,9 @@ from typing import Literal
 from airflow_provider_gradient.api import InvalidRequestError
 from airflow_provider_gradient.datasets import (
     Dataset,
+    DatasetError,
     RowTemplate,
+    as_text,
     column_value,
     describe_row,
     dump_row,
@@ -55,7 +57,11 @@ class EvaluationSet:
             if template is not None:
                 yield from asked_by(template, row, where)
             elif self.column is not None:
-                yield str(column_value(row, self.column, where=where, parameter="evaluation_column"))
+                value = column_value(row, self.column, where=where, parameter="evaluation_column")
+                try:
+                    yield as_text(value)
+                except ValueError as error:
+                    raise DatasetError(f"{where}: column {self.column!r}: {error}") from None
             else:
                 yield from builder.asked(row, where)
 

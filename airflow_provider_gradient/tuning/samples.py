@@ -17,6 +17,7 @@ from airflow_provider_gradient.api import InvalidRequestError, Sample, describe_
 from airflow_provider_gradient.datasets import (
     Dataset,
     RowTemplate,
+    as_text,
     column_value,
     describe_row,
     open_dataset,
@@ -203,7 +204,7 @@ def asked_by(template: RowTemplate, row: Mapping[str, Any], where: str) -> tuple
     :raises DatasetError: a column is missing or null.
     """
     prompt = template.render(row, where)
-    return prompt, " ".join(str(row[column]) for column in template.columns)
+    return prompt, " ".join(as_text(row[column]) for column in template.columns)
 
 
 def _words_of_users(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

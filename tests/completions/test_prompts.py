@@ -3,9 +3,13 @@ reach."""
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from echo_server import Complete, EchoServer, read
 from langchain_core.prompts import PromptTemplate
@@ -33,7 +37,7 @@ def render(format: Any, text: str, row: dict[str, Any] = ROW) -> str:
         ("mustache", "{{q}} {{{q}}} {{& q}}", " ".join([ROW["q"]] * 3)),
         ("mustache", "{{user.name}} of {{user.home.city}} {{tags.1}}", "Ann of Köln b"),
         ("mustache", "{{#user}}{{name}}: {{#items}}<{{.}}>{{/items}}{{/user}}", "Ann: <3><0>"),
-        ("mustache", "{{zero}} {{yes}}", "0 True"),
+        ("mustache", "{{zero}} {{yes}}", "0 true"),
         ("mustache", "{{#nothing}}a{{/nothing}}{{^nothing}}b{{/nothing}} {{zero}}", "b 0"),
         ("mustache", "{{#gone}}{{gone}}{{/gone}}{{^gone}}not there{{/gone}}", "not there"),
         ("mustache", "{{#empty}}a{{/empty}}{{^empty}}empty{{/empty}}", "empty"),
@@ -50,13 +54,13 @@ def render(format: Any, text: str, row: dict[str, Any] = ROW) -> str:
         (
             "jinja2",
             "{% if nothing %}a{% else %}b{% endif %} {{ gone is none }} {{ q is none }}",
-            "b True False",
+            "b true false",
         ),
         ("jinja2", "{{ nothing | default('-') }} {{ gone.of.it | default('-') }} {{ gone or 'x' }}", "- - x"),
         ("jinja2", "{{ user.phone | default('no phone') }}", "no phone"),
         ("jinja2", "{{ user.home | tojson }}{{ '<' if q | tojson }}", '{"city": "Köln"}<'),
         ("jinja2", "{% macro m(a) %}[{{ a }}]{% endmacro %}{{ m(user.name) }}", "[Ann]"),
-        ("jinja2", "{{ user.home | items | list }}", "[('city', 'Köln')]"),
+        ("jinja2", "{{ user.home | items | list }}", '[["city", "Köln"]]'),
     ],
 )
 def test_a_row_gives_this_text(format: str, text: str, expected: str) -> None:
@@ -170,6 +174,82 @@ def test_there_is_no_way_out_of_the_jinja_sandbox(text: str) -> None:
 def test_there_are_no_attributes_in_mustache(text: str) -> None:
     with pytest.raises(DatasetError, match="is missing or null"):
         render("mustache", text, {"x": "text", "secret": Secret()})
+
+
+VALUES: dict[str, Any] = {
+    "list": ["a", None, True, 0.1],
+    "object": {"ä": None, "of": [1.5]},
+    "flag": False,
+    "number": 0.1,
+    "short": np.float32(0.1),
+    "shorts": np.array([0.1, 2], dtype=np.float32),
+}
+IN_JSON = {
+    "list": '["a", null, true, 0.1]',
+    "object": '{"ä": null, "of": [1.5]}',
+    "flag": "false",
+    "number": "0.1",
+    "short": "0.1",
+    "shorts": "[0.1, 2.0]",
+}
+
+
+@pytest.mark.parametrize("column", ["list", "object", "flag", "number"])
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("f-string", "{COLUMN}"),
+        ("mustache", "{{COLUMN}}"),
+        ("mustache", "{{#yes}}{{COLUMN}}{{/yes}}"),
+        ("jinja2", "{{ COLUMN }}"),
+        ("jinja2", "{{ '' ~ COLUMN }}"),
+        ("jinja2", "{{ [COLUMN] | join }}"),
+        ("jinja2", "{{ COLUMN | string | trim }}"),
+        ("jinja2", "{{ '%s' | format(COLUMN) }}"),
+        ("jinja2", "{{ '%s' % COLUMN if COLUMN is not mapping else '%s' % (COLUMN,) }}"),
+    ],
+)
+def test_a_value_that_is_no_string_is_json_in_every_format(format: str, text: str, column: str) -> None:
+    assert render(format, text.replace("COLUMN", column), {**VALUES, "yes": True}) == IN_JSON[column]
+
+
+@pytest.mark.parametrize(("format", "text"), [("f-string", "{COLUMN}"), ("mustache", "{{COLUMN}}")])
+def test_a_short_float_of_numpys_has_its_own_digits(format: str, text: str) -> None:
+    for column in ("short", "shorts"):
+        assert render(format, text.replace("COLUMN", column), VALUES) == IN_JSON[column]
+
+
+def test_a_field_with_a_format_still_formats_the_number() -> None:
+    assert render("f-string", "{number:.2f} {flag:>6} {number!r}", VALUES) == "0.10  false 0.1"
+    assert render("jinja2", "{{ '%.2f' | format(number) }} {{ '%.2f' % number }}", VALUES) == "0.10 0.10"
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ list | join(', ') }}", "{{ 'x' ~ object['ä'] }}", "{{ '%s' | format(object['ä']) }}"]
+)
+def test_a_null_in_a_list_never_becomes_the_word_none_in_jinja(text: str) -> None:
+    with pytest.raises(DatasetError, match=r"^row 7: .*null"):
+        render("jinja2", text, VALUES)
+
+
+@pytest.mark.parametrize(("format", "text"), [("f-string", "{x}"), ("mustache", "{{x}}"), ("jinja2", "{{ x }}")])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (datetime.date(2026, 3, 1), "a date has no form in JSON; make it a string"),
+        ([decimal.Decimal("1.5")], "a Decimal has no form in JSON; make it a string"),
+        (b"x", "a bytes has no form in JSON"),
+        (math.nan, "nan has no form in JSON"),
+        ({"deep": [math.inf]}, "it holds NaN, an infinity or itself"),
+    ],
+)
+def test_a_value_that_json_has_no_form_for_is_refused_by_row_and_column(
+    format: str, text: str, value: Any, reason: str
+) -> None:
+    with pytest.raises(DatasetError) as raised:
+        render(format, text, {"q": "?", "x": value})
+    assert str(raised.value).startswith("row 7: prompt_template can't be filled in: column 'x': ")
+    assert reason in str(raised.value)
 
 
 @pytest.mark.parametrize(

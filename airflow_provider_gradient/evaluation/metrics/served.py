@@ -6,6 +6,7 @@ resumed, so that no question is paid twice. They and their answers stand beside 
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from array import array
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _TEXTS = 512
 """That are embedded at once."""
+_TOLD = 3
+"""Rows that a message names."""
 NOTHING = math.nan
 """The score of a row without a completion, for now."""
 
@@ -130,9 +133,21 @@ class _ModelJudge(ServedMetric):
         if manifest.counts.success != manifest.rows:
             raise EvaluationError(
                 f"{self.name}: {manifest.rows - manifest.counts.success} of {manifest.rows} questions got no "
-                f"answer, see {manifest.errors_path}; delete {manifest.output_path} to ask again"
+                f"answer, see {manifest.errors_path} ({_unanswered(read_rows(manifest))}); delete "
+                f"{manifest.output_path} to ask again"
             )
         return read_rows(manifest)
+
+
+def _unanswered(answers: Iterator[dict[str, Any]]) -> str:
+    """The first rows whose question got no answer, with the reason."""
+    failed = (answer for answer in answers if answer["status"] != "success")
+    told = []
+    for answer in itertools.islice(failed, _TOLD):
+        asked = answer["row"]["row"]
+        row = asked["row"] if isinstance(asked, dict) else asked
+        told.append(f"row {row}: {(answer['error'] or {}).get('message') or answer['status']}")
+    return "; ".join(told)
 
 
 class Judge(_ModelJudge):
@@ -171,7 +186,7 @@ class Judge(_ModelJudge):
 
         given = await self._answers(client, answers, questions(), tuple(self.grades))
         for answer in given:
-            scores[answer["row"]["row"]] = self.grades[answer["output"]]
+            scores[answer["row"]["row"]] = self.grades[answer["output"].strip()]
         return scores
 
 
@@ -219,7 +234,7 @@ class PairwiseJudge(_ModelJudge):
         given = await self._answers(client, answers, questions(), self.choices)
         for answer in given:
             asked = answer["row"]["row"]
-            is_mine = (answer["output"] == self.choices[0]) == asked["mine_first"]
+            is_mine = (answer["output"].strip() == self.choices[0]) == asked["mine_first"]
             scores[asked["row"]] += 0.5 * is_mine
         return scores
 
