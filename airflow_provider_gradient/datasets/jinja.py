@@ -8,8 +8,9 @@ attributes and methods, gives nothing for what is missing, and compiles the temp
 Missing and null are one. Such a value is false, and ``default`` has its replacement; whatever would put it
 into the text is an error.
 
-Wherever a value becomes text, by being written, by ``~`` or ``%``, or by a filter that takes text, it is the text
-of :func:`~airflow_provider_gradient.datasets.as_text`: ``{{ tags }}`` is JSON and ``{{ done }}`` is ``true``.
+Wherever a value becomes text (written, joined by ``~`` or ``%``, given to a filter that takes text), it is
+what :func:`~airflow_provider_gradient.datasets.as_text` gives: ``{{ tags }}`` is JSON, ``{{ done }}`` is
+``true``.
 """
 
 from __future__ import annotations

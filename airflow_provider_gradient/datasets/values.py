@@ -13,9 +13,9 @@ from airflow_provider_gradient.datasets.jsonl import describe_type
 def as_text(value: Any) -> str:
     """``value`` as it stands in a prompt: a string as it is, anything else as JSON has it.
 
-    So a truth value is ``true`` or ``false``, and a list or an object is JSON, in which a null is ``null`` and
-    letters are not escaped. No Python form, such as ``None`` or ``True``, comes into a text. Numbers have the
-    fewest digits that tell them from others of their type: a ``float32`` of numpy's is ``0.1``.
+    So a truth value is ``true`` or ``false``, and a list or an object is JSON, in which a null is ``null``
+    and letters are not escaped. No Python form, such as ``None`` or ``True``, comes into a text. Numbers have
+    the fewest digits that tell them from others of their type: a ``float32`` of numpy's is ``0.1``.
 
     :raises ValueError: JSON has no form for it, or for something in it; says what it is.
     """

@@ -232,7 +232,9 @@ def test_a_null_in_a_list_never_becomes_the_word_none_in_jinja(text: str) -> Non
         render("jinja2", text, VALUES)
 
 
-@pytest.mark.parametrize(("format", "text"), [("f-string", "{x}"), ("mustache", "{{x}}"), ("jinja2", "{{ x }}")])
+@pytest.mark.parametrize(
+    ("format", "text"), [("f-string", "{x}"), ("mustache", "{{x}}"), ("jinja2", "{{ x }}")]
+)
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

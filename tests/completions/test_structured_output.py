@@ -54,6 +54,8 @@ TEXT = json.dumps(TICKET)
         f"```json\n{TEXT}\n```",
         f"Here it is:\n\n```\n{TEXT}\n```\nAnything else [yes/no]?",
         f"Sure! {TEXT} I hope this helps {{really}}.",
+        f'<think>Perhaps {{"topic": "rent"}}?</think>\n{TEXT}',
+        f'Perhaps {{"topic": "rent"}}?\n</think>\n\n```json\n{TEXT}\n```',
     ],
 )
 def test_json_is_found_in_what_stands_around_it(text: str) -> None:
@@ -71,6 +73,8 @@ def test_json_is_found_in_what_stands_around_it(text: str) -> None:
         ('{"topic": "billing", "urgency": NaN}', "no JSON: NaN is no JSON value"),
         ('{"topic": "billing", "urgency": 1e999}', "no JSON: 1e999 is too large a number"),
         ("[" * 100_000, "no JSON: "),
+        ("9" * 5000, "no JSON: "),
+        (f"<think>Perhaps {TEXT}", "no JSON: Expecting value"),
         ("[]", "object"),
     ],
 )
@@ -109,6 +113,14 @@ def test_a_strict_model_takes_dates_as_json_has_them_and_a_failing_validator_is_
     assert schema.parse('{"day": "2026-11-22"}') == {"day": "2026-11-22"}
     with pytest.raises(OutputMismatchError, match="KeyError: 2026"):
         schema.parse('{"day": "1999-01-01"}')
+
+
+def test_an_answer_that_is_too_deep_or_too_large_to_be_checked_is_a_mismatch() -> None:
+    tree = OutputSchema({"items": {"$ref": "#"}})
+    with pytest.raises(OutputMismatchError, match="nested too deeply"):
+        tree.parse("[" * 700 + "]" * 700)
+    with pytest.raises(OutputMismatchError, match="too large"):
+        OutputSchema({"multipleOf": 0.5}).parse("9" * 400)
 
 
 def test_schemas_are_found_by_dotted_path() -> None:

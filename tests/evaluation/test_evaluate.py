@@ -159,6 +159,63 @@ def test_what_cannot_be_evaluated_is_refused_by_row_or_parameter_and_writes_noth
     assert list(tmp_path.iterdir()) == []
 
 
+REASONED = [
+    completion("<think>\nLondon? No, Paris.\n</think>\n\nParis", "Paris"),
+    completion("London? No, Paris.\n</think>\n\nParis", "Paris"),
+    completion("<think>London? Perhaps Paris", "Paris"),
+    completion("[THINK]Hm.[/THINK]Rome", "Paris"),
+    completion("Paris", "Paris"),
+    {**completion("London? Perhaps Paris", "Paris"), "finish_reason": "length"},
+]
+
+
+def answers(tmp_path: Path, rows: Any, **settings: Any) -> tuple[EvaluationReport, list[str]]:
+    """The report, and what was scored of each row."""
+    path = tmp_path / "scores.jsonl"
+    report = evaluate(
+        rows, reference_column="answer", metrics=["exact_match", "contains"], output_path=path, **settings
+    )
+    return report, [row["output"] for row in read_rows(path)]
+
+
+def test_reasoning_is_not_scored_and_where_it_does_not_end_the_answer_is_empty(tmp_path: Path) -> None:
+    report, scored = answers(tmp_path, REASONED)
+    assert scored == ["Paris", "Paris", "", "Rome", "Paris", ""]
+    assert report.metrics["exact_match"].value == report.metrics["contains"].value == 3 / 6
+    assert (report.reasoning, report.reasoned, report.unanswered) == ("auto", 5, 2)
+
+
+def test_text_that_only_speaks_of_reasoning_is_scored_whole(tmp_path: Path) -> None:
+    outputs = ["I think so", "It begins with <think> and ends with </think>.", "a <b>thinking</b> man"]
+    report, scored = answers(tmp_path, [completion(output, "x") for output in outputs])
+    assert scored == outputs
+    assert report.reasoned == 0
+
+
+def test_a_template_that_opens_the_reasoning_can_be_named_and_all_of_an_output_be_kept(
+    tmp_path: Path,
+) -> None:
+    cut = [REASONED[1], REASONED[4], REASONED[5]]
+    assert answers(tmp_path, cut, reasoning="opened")[1] == ["Paris", "", ""]
+    assert answers(tmp_path, cut[1:])[1] == ["Paris", "London? Perhaps Paris"]
+    report, scored = answers(tmp_path, REASONED, reasoning="keep")
+    assert scored == [row["output"] for row in REASONED]
+    assert (report.reasoned, report.metrics["exact_match"].value) == (0, 1 / 6)
+    with pytest.raises(EvaluationError, match="reasoning: must be one of auto, opened, keep"):
+        evaluate(REASONED, reference_column="answer", reasoning="none")  # type: ignore[arg-type]
+
+
+def test_a_baselines_reasoning_is_not_compared_and_the_page_tells_of_the_completions(tmp_path: Path) -> None:
+    answers(tmp_path, REASONED)
+    page = tmp_path / "page.html"
+    for baseline in (REASONED, tmp_path / "scores.jsonl"):
+        report = evaluate(REASONED, reference_column="answer", baseline=baseline, page_path=page)
+        assert report.comparison is not None
+        assert report.comparison.metrics["exact_match"].baseline == 3 / 6
+    text = " ".join(page.read_text().split())
+    assert "5 had reasoning in front of the answer, which is not scored; in 2 of them no answer" in text
+
+
 def test_scores_that_would_replace_their_completions_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "out.jsonl", ROWS)
     with pytest.raises(EvaluationError, match="holds the completions"):

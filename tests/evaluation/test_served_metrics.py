@@ -119,10 +119,50 @@ async def test_a_pair_with_one_answer_needs_no_question(tmp_path: Path) -> None:
 async def test_a_judge_that_does_not_answer_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with (
         JudgeServer(lambda query: error(400, "no") if "question 3" in query else "yes") as server,
-        pytest.raises(EvaluationError, match=r"1 of 5 questions got no answer, see .*errors\.jsonl"),
+        pytest.raises(
+            EvaluationError, match=r"1 of 5 questions got no answer, see .*errors\.jsonl"
+        ) as raised,
     ):
         await server.evaluate(ROWS, metrics=[JUDGE], output_path=tmp_path / "s.jsonl")
+    assert "(row 3: " in str(raised.value)
     assert not (tmp_path / "s.jsonl").exists()
+
+
+async def test_a_judge_that_answers_none_of_the_grades_fails_the_evaluation_and_names_the_rows(
+    tmp_path: Path,
+) -> None:
+    settings = {"metrics": [PAIRWISE], "output_path": tmp_path / "s.jsonl"}
+    with (
+        JudgeServer(lambda query: "perhaps" if "good" in query else "A") as server,
+        pytest.raises(EvaluationError, match=r"6 of 10 questions .* \(row 0: none of the choices .*; row 2"),
+    ):
+        await server.evaluate(ROWS, baseline=ROWS, **settings)
+
+
+async def test_a_grade_with_space_around_it_is_the_grade(tmp_path: Path) -> None:
+    with JudgeServer(lambda _: " yes\n") as server:
+        report = await server.evaluate(ROWS, metrics=[JUDGE], output_path=tmp_path / "s.jsonl")
+    assert report.metrics["judge"].value == 1.0
+
+
+async def test_judges_see_answers_without_reasoning_and_values_as_json(tmp_path: Path) -> None:
+    rows = [
+        {
+            "output": f"<think>is it {n}?</think>yes {n}",
+            "row": {"answer": "x", "tags": ["a", None], "ok": True},
+        }
+        for n in range(2)
+    ]
+    baseline = [row | {"output": f"no {n}?</think>no {n}"} for n, row in enumerate(rows)]
+    judge = JUDGE | {"rubric": "{output} {tags} {ok}"}
+    pairwise = PAIRWISE | {"rubric": "{a}, {b}", "choices": ["yes", "no"]}
+    with JudgeServer(lambda _: "yes") as server:
+        settings = {"metrics": [judge, pairwise], "output_path": tmp_path / "s.jsonl"}
+        await server.evaluate(rows, baseline=baseline, **settings)
+        asked = {query["query"] for query in server.queries}
+    judged = {f'{word} {n} ["a", null] true' for word in ("yes", "no") for n in range(2)}
+    paired = {f"{pair} {n}" for n in range(2) for pair in (f"yes {n}, no", f"no {n}, yes")}
+    assert asked == judged | paired
 
 
 async def test_what_cannot_be_asked_is_refused_before_a_question(tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ def test_a_row_becomes_a_sample_whose_prompt_is_context() -> None:
     ]
 
 
+def test_values_in_a_sample_are_json() -> None:
+    row = {"tags": ["a", None], "ok": True, "share": 0.5}
+    templates = {"prompt_template": "{tags} {share}", "completion_template": "{ok}"}
+    assert list(build_samples([row], **templates)) == [
+        {"inputs": [{"value": '["a", null] 0.5', "trainable": False}, {"value": "true"}]}
+    ]
+
+
 def test_what_is_built_passes_the_check() -> None:
     rows = [{"q": "Who?", "a": "Dallas", "weight": 0.5}]
     built = list(build_samples(rows, **TEMPLATES, multiplier_column="weight"))

@@ -48,7 +48,8 @@ _NUMBER = re.compile(
         )
         (?:
             e(?P<exponent>[-+]?\d+)
-        |   \s?(?:[x×*·⋅]|\\times)\s?10\s?(?:(?:\^|\*\*)\s?\{?(?P<power>[-+]?\d+)\}?|(?P<super>[⁻⁺]?[⁰¹²³⁴-⁹]+))
+        |   \s? (?:[x\u00d7*\u00b7\u22c5]|\\times) \s?10\s?
+            (?: (?:\^|\*\*)\s?\{?(?P<power>[-+]?\d+)\}? | (?P<super>[⁻⁺]?[⁰¹²³⁴-⁹]+) )
         )?
     )
     (?:\s?(?P<magnitude>thousand|million|billion|trillion)s?\b)?

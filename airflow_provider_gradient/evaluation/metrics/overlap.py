@@ -87,9 +87,9 @@ class Bleu(RowMetric):
     is made anew from their counts (P. Koehn, "Statistical Significance Tests for Machine Translation
     Evaluation", EMNLP 2004). The score of a row is its sentence BLEU with effective order, and not averaged.
 
-    Where no reference has four tokens, even outputs that equal them hold no n-gram of order 4, and sacrebleu's
-    corpus score is 0 whatever they are. That is an error for all rows together. A slice, or rows drawn, of
-    which it holds are scored over the orders that their references have.
+    Where no reference has four tokens, even outputs that equal them hold no n-gram of order 4, and
+    sacrebleu's corpus score is 0 whatever they are. That is an error for all rows together. A slice, or rows
+    drawn again, of which it holds have the score of the orders that their references have.
 
     Source: K. Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002, as
     sacrebleu has it (M. Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018).
