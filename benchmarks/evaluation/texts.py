@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+END = "end"
+"""The last word of every text, since none ends in an article."""
+
 
 def rows(count: int, *, seed: int = 1) -> list[dict[str, Any]]:
     draw = random.Random(seed)
@@ -22,6 +25,6 @@ def rows(count: int, *, seed: int = 1) -> list[dict[str, Any]]:
             for word in reference
             if same or draw.random() < 0.9
         ]
-        text = " ".join(output).capitalize() + "."
-        found.append({"index": index, "output": text, "row": {"answer": " ".join(reference)}})
+        text = " ".join([*output, END]).capitalize() + "."
+        found.append({"index": index, "output": text, "row": {"answer": " ".join([*reference, END])}})
     return found
