@@ -72,9 +72,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.filters |= {name: _of_text(self.filters[name]) for name in _OF_TEXT}
         self.filters["format"] = _format
         self.filters["join"] = _join
+        self.filters["tojson"] = _to_json
         self.filters["pprint"] = functools.partial(_to_json, indent=2)
         self.globals = {name: self.globals[name] for name in ("range", "namespace")}
-        self.filters["tojson"] = _to_json
         self.tests["none"] = lambda value: value is None or isinstance(value, _Absent)
 
     def joined(self, values: Iterable[Any]) -> str:
@@ -189,4 +189,4 @@ def _join(environment: _Sandbox, values: Iterable[Any], d: str = "", attribute: 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
     """Jinja's own ``tojson`` escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
