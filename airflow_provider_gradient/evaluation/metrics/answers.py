@@ -11,6 +11,17 @@ from typing import ClassVar, Literal
 from airflow_provider_gradient.evaluation.metrics.base import Example, MeanMetric
 from airflow_provider_gradient.evaluation.metrics.text import ARTICLES
 
+_AROUND = r"""()\[\]{}"'`.,:;!?*"""
+"""Punctuation that is no part of what it stands beside."""
+_SHORT = 3
+"""Letters of a word that is not looked for within others."""
+_ALPHABETS = "\u0530"
+"""Before it Unicode has Latin, Greek and Cyrillic."""
+_IN_WORD = r"[^\W\u0530-\U0010ffff]"
+_ALONE = rf"(?<!{_IN_WORD})({{}})(?!{_IN_WORD}|[-+#]|[/&'\u2019]{_IN_WORD})"
+_WORD_FOLLOWS = re.compile(r"""\s+["'(\[{*_\u201c\u2018]*\w""")
+_VERB_FOLLOWS = re.compile(r"[ \t]+(?:is|was|because)\b")
+
 
 def token_f1(output: str, reference: str) -> float:
     """Harmonic mean of precision and recall over the words, counted as often as they occur; where one side
@@ -81,16 +92,6 @@ def contains(example: Example, wanted: str) -> bool:
     return not ARTICLES.isdisjoint(wanted.split()) and _stands_in(wanted, example.answer_with_articles)
 
 
-_AROUND = r"""()\[\]{}"'`.,:;!?*"""
-_SHORT = 3
-_ALPHABETS = "\u0530"
-"""Before it Unicode has Latin, Greek and Cyrillic."""
-_WORDS = r"[^\W\u0530-\U0010ffff]"
-_LETTER = rf"(?<!{_WORDS})({{}})(?!{_WORDS}|[-+#]|[/&'\u2019]{_WORDS})"
-_IS_SUBJECT = re.compile(r"[ \t]+(?:is|was|because)\b")
-_WORD_FOLLOWS = re.compile(r"""\s+["'(\[{*_\u201c\u2018]*\w""")
-
-
 def _stands_in(wanted: str, text: str) -> bool:
     first, last = wanted.partition(" ")[0], wanted.rpartition(" ")[2]
     place = text.find(wanted)
@@ -115,10 +116,9 @@ def _goes_on(word: str, edge: str, neighbour: str) -> bool:
 
 def _holds_letter(text: str, wanted: str) -> bool:
     """Whether ``text`` holds the letter *A*, or the word *an* or *the*, where it is no article."""
-    for found in re.finditer(_LETTER.format(wanted), text, re.IGNORECASE):
-        behind = text[found.end() :]
-        follows = _WORD_FOLLOWS.match(behind)
-        is_inside = found[0].isupper() and text[: found.start()].rstrip(" ")[-1:].isalnum()
-        if not follows or is_inside or _IS_SUBJECT.match(behind):
+    for found in re.finditer(_ALONE.format(wanted), text, re.IGNORECASE):
+        start, end = found.span()
+        is_inside = found[0].isupper() and text[max(0, start - 2) : start].rstrip(" ")[-1:].isalnum()
+        if is_inside or not _WORD_FOLLOWS.match(text, end) or _VERB_FOLLOWS.match(text, end):
             return True
     return False

@@ -30,40 +30,35 @@ import string
 import sys
 import unicodedata
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = frozenset(("a", "an", "the"))
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _HIDDEN = 0xE000
-"""Where in Unicode's private area characters that stay are kept while the others are removed."""
-_HIDE = {ord(mark): _HIDDEN + ord(mark) for mark in string.punctuation} | {ord(" "): None}
+"""Where in Unicode's private area characters that stay wait while the others are removed."""
+_HIDE: dict[int, int | None] = {ord(mark): _HIDDEN + ord(mark) for mark in string.punctuation}
+_HIDE |= dict.fromkeys(map(ord, " \u00a0\u202f"))
 _SHOW = {_HIDDEN + ord(mark): mark for mark in string.punctuation} | {_HIDDEN: None}
 _ARTICLES = re.compile(r"(?<![\ue000-\ue07f])\b(a|an|the)\b(?![\ue000-\ue07f])")
 _NO_ARTICLE = re.compile(r"a(?<!\wa)(?=[^\w\s]+(?:\s|$)|\s*$)")
-
 _GROUPED = re.compile(
     r"(?<![\d.,'])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:'\d{3})+)(?![,']?\d)"
 )
 _MINUS = re.compile("\u2212(?=[$€£¥]?\\.?\\d)")
-_BEGINS = r"""(?<![^\s()\[\]{}"'`=:;,*<>])"""
-"""In front of it nothing, a space or punctuation that may stand before a word."""
-_SINGLE = r"(?<![^\W\d_][^\W\d_])(?<=[^\W_])"
-"""Behind a digit or a single letter."""
+_OPENING = r"""\s()\[\]{}"'`=:;,*<>"""
+"""What may stand in front of a word or a number."""
 _KEPT = re.compile(
-    r"(?=[ \u00a0\u202f]?[!-/:-@\[-`{-~])(?:"  # most characters are none of it, and this is told fast
-    + "|".join(
-        (
-            r"(?<=\d)[!#$%&'*+,\-./:;<=>?@\\^_|~]{1,3}(?=\d)",
-            r"(?<=\d) ?[*+/<=>^]{1,2} ?(?=\d)",
-            _SINGLE + r" ?[+<=>^]{1,2} ?(?=[^\W_](?![^\W\d_]))",
-            r"""(?<![^\s()\[\]{}"'`=:;,*<>$€£¥])(?:[<>]=? ?-?|-)(?=[$€£¥]?\.?\d)""",
-            r"""(?<![^\s()\[\]{}"'`=:;,*<>$€£¥-])\.(?=\d)""",
-            r"(?<=\d)[ \u00a0\u202f]?%",
-            r"(?<=\w)(?:\++|#)(?![\w+#])",
-            _BEGINS + r"\.(?=[^\W\d_]{2})",
-            _BEGINS + r"-(?=[^\W\d_](?!\w))",
-            r"(?<!\w\w[^\W\d_])(?<=[^\W\d_])-(?![\w-])",
-        )
-    )
-    + ")"
+    rf"""(?=[ \u00a0\u202f]?[!-/:-@\[-`{{-~]) (?:  # told fast, and true of few places
+    (?<=\d) [!\#$%&'*+,\-./:;<=>?@\\^_|~]{{1,3}} (?=\d)                      # 1.5, 3/4, 1990-95
+|   (?<=\d) [ ]?[*+/<=>^]{{1,2}}[ ]? (?=\d)                                  # 2 + 3
+|   (?<![^\W\d_][^\W\d_])(?<=[^\W_]) [ ]?[+<=>^]{{1,2}}[ ]? (?=[^\W_](?![^\W\d_]))  # x + y, x = 5
+|   (?<![^{_OPENING}$€£¥]) (?:[<>]=?[ ]?-?|-) (?=[$€£¥]?\.?\d)              # -5, -$5, <5
+|   (?<![^{_OPENING}$€£¥-]) \. (?=\d)                                       # .5
+|   (?<=\d) [ \u00a0\u202f]?%                                               # 50 %
+|   (?<=\w) (?:\++|\#) (?![\w+\#])                                          # C++, C#, A+
+|   (?<![^{_OPENING}]) \. (?=[^\W\d_]{{2}})                                 # .NET
+|   (?<![^{_OPENING}]) - (?=[^\W\d_](?!\w))                                 # -x
+|   (?<!\w\w[^\W\d_])(?<=[^\W\d_]) - (?![\w-])                             # A-, AB-
+    )""",
+    re.VERBOSE,
 )
 _MARK = re.compile(r"[-+#%<>^*=/\d]")
 _DOT = re.compile(r"\.(?=\w)")
