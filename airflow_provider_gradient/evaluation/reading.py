@@ -130,12 +130,12 @@ class Completions:
             raise EvaluationError(f"{where}: 'row' is no object with the columns of the input")
         status = completion.get("status", "success")
         output = completion.get("output")
-        if status == "success" and not isinstance(output, str):
-            where = describe_row(self.rows, place)
-            raise EvaluationError(
-                f"{where} has no text in 'output': is this the output of a run over a dataset?"
-            )
         if status == "success":
+            if not isinstance(output, str):
+                where = describe_row(self.rows, place)
+                raise EvaluationError(
+                    f"{where} has no text in 'output': is this the output of a run over a dataset?"
+                )
             output = self._answer(output, completion.get("finish_reason"))
         reference = None if self._reference_column is None else self._reference(row, place)
         return Answered(
