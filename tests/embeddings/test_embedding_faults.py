@@ -296,6 +296,26 @@ async def test_a_model_whose_vectors_change_their_length_meanwhile_ends_the_run(
         await embed(concurrency=1)
 
 
+async def test_rows_whose_text_did_not_change_keep_their_vectors_wherever_they_stand_now(
+    server: VectorsServer, embed: Any, tmp_path: Path
+) -> None:
+    whole = await embed(output_path=tmp_path / "whole.jsonl")
+    expected = {row["row"]["text"]: row["embedding"] for row in read(tmp_path / "whole.jsonl")}
+    server.answer = lambda texts: error(401, "who?") if "text 24" in texts else None
+    with pytest.raises(GradientError, match="who"):
+        await embed(concurrency=1)
+    server.answer = lambda _: None
+    server.requests.clear()
+    rows = [{"text": "new"}, *ROWS[10:], *(row | {"topic": "edited"} for row in ROWS[:9]), {"text": "text 3"}]
+    manifest = await embed(rows)
+    assert set(server.texts) == {"new", "text 3", *(f"text {number}" for number in range(24, 40))}
+    assert (manifest.resumed_rows, manifest.counts.success, manifest.rows) == (23, 41, 41)
+    written = read(tmp_path / "out.jsonl")
+    assert [row["row"] for row in written] == rows
+    assert [row["embedding"] for row in written[1:]] == [expected[row["text"]] for row in rows[1:]]
+    assert whole.dimensions == manifest.dimensions
+
+
 async def test_a_damaged_journal_is_an_error_that_names_the_line(
     server: VectorsServer, embed: Any, tmp_path: Path
 ) -> None:
