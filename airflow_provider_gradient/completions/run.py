@@ -112,8 +112,9 @@ async def complete_dataset(
     A run is finished when every row has its answer or an error of its own. Where rows failed for a reason
     that may pass (no answer, 429, 5xx), output, errors and manifest are written, the journal stays, and
     :class:`RunUnfinishedError` says how many they are. Called again with the same arguments, it goes on after
-    what the journal holds and sends these rows again; a run that had finished is given back as it is. Another
-    dataset, template, model or parameter, and an adapter that was tuned since, begin anew.
+    what the journal holds and sends these rows again; a run that had finished is given back as it is.
+    Over a dataset that was changed since, rows whose prompts are the same keep their answers. Another model
+    or parameter, and an adapter that was tuned since, begin anew.
 
     A budget (``max_rows``, ``max_seconds``, ``max_tokens``) ends a run in good order: the rows that are left
     have the status ``not_run`` in the output and stand in the errors file, the journal stays, and the same

@@ -252,8 +252,13 @@ class RunJournal(ABC):
             sources = array("q", [NO_ROW]) * own.rows
             for index in self._candidates():
                 sources[index] = index
-        moved = map(sealed, self._moved(sources, ids()))
-        self._log.rewrite(itertools.chain(self._preface(keys), moved))
+
+        def moved() -> Iterator[bytes]:
+            for line in self._moved(sources, ids()):
+                self._end_if_stopped()
+                yield sealed(line)
+
+        self._log.rewrite(itertools.chain(self._preface(keys), moved()))
         self._load(VERSION)
         if not self.done and before:
             self._say_dropped("has no answer to any request of this run's rows")
@@ -286,8 +291,7 @@ class RunJournal(ABC):
         self._has_checksums = version == VERSION
         keys = 0
         for number, (offset, stored) in enumerate(self._log.lines(), 1):
-            if self._is_stopped():
-                raise InterruptedError(f"{self._log} was not read to its end")
+            self._end_if_stopped()
             line = self._verified(stored, number)
             if number == 1:
                 continue
@@ -304,6 +308,10 @@ class RunJournal(ABC):
                 raise self._broken(number, str(error)) from None
             self._enter_line(fields, number, offset)
         return keys
+
+    def _end_if_stopped(self) -> None:
+        if self._is_stopped():
+            raise InterruptedError(f"{self._log} was not read to its end")
 
     def _verified(self, line: bytes, number: int) -> bytes:
         if not self._has_checksums:

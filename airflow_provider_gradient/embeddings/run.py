@@ -98,7 +98,8 @@ async def embed_dataset(
     that may pass (no answer, 429, 5xx), output, errors and manifest are written, the journal stays, and
     :class:`~airflow_provider_gradient.completions.RunUnfinishedError` says how many they are. Called again
     with the same arguments, it goes on after what the journal holds and sends these rows again; a run that
-    had finished is given back as it is. Another dataset, model or text begins anew.
+    had finished is given back as it is. Over a dataset that was changed since, rows whose texts are the same
+    keep their vectors. Another model begins anew.
 
     :param model: slug of an embeddings model, such as ``bge-large``.
     :param dataset: rows, a path or an earlier run's manifest, as

@@ -47,6 +47,7 @@ ROWS[9]["key"] = "half \udfff"
 MEASURED = {
     *("seconds", "rows_per_second", "concurrency", "merged", "fingerprint", "output_path", "errors_path"),
     "output_bytes",
+    "output_sha256",
 }
 
 
