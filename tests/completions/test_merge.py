@@ -323,7 +323,7 @@ def test_an_output_that_would_become_a_part_of_the_dataset_is_refused_before_any
     write_rows(tmp_path / "a" / "in.jsonl", questions(4))
     with pytest.raises(DatasetError, match="is the dataset or in it"):
         plan_runs(tmp_path / "a", output_path=tmp_path / "a" / "out.jsonl", shards=2)
-    with pytest.raises(DatasetError, match=r"out\.shards/00000\.jsonl, which a shard would write"):
+    with pytest.raises(DatasetError, match=r"out\.jsonl\.shards/00000\.jsonl, which a shard would write"):
         plan_runs(tmp_path / "*" / "*.jsonl", output_path=tmp_path / "out.jsonl", shards=2)
     with pytest.raises(DatasetError, match="let its name end in"):
         plan_runs(tmp_path / "a", output_path=tmp_path / "out.csv", shards=2)

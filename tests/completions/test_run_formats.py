@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -150,11 +151,11 @@ async def test_an_output_that_could_not_be_told_from_something_else_is_refused_b
 
 
 MEASURE = """
-import resource, sys
+import hashlib, resource, sys
 from airflow_provider_gradient.completions.output_file import output_file
 from airflow_provider_gradient.datasets import as_path, dump_row
 line = open(sys.argv[2], "rb").read()
-with output_file(as_path(sys.argv[1])) as output:
+with output_file(as_path(sys.argv[1]), hashlib.sha256()) as output:
     for number in range(int(sys.argv[3])):
         output.write(line, dump_row({"number": number, "text": f"{number:02000}"}))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -195,7 +196,7 @@ def test_a_parquet_output_that_fails_half_way_leaves_what_stood_there(tmp_path: 
     path.write_bytes(b"what stood there")
 
     def fail() -> None:
-        with output_file(path) as output:
+        with output_file(path, hashlib.sha256()) as output:
             output.write(b'{"id":null,"index":0,"parsed":null}\n', b"{}\n")
             raise KeyError("the source broke")
 
