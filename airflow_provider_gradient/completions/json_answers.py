@@ -16,21 +16,21 @@ from typing import Any
 
 from airflow_provider_gradient.api.reasoning import without_reasoning
 
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
+_BRACKET = re.compile(r"[{\[]")
 _DEEPEST = 100
 """Lists and objects within one another that an answer may have: more is a model that repeats itself, and
 would exhaust the stack of whoever checks or reads it."""
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
-_BRACKET = re.compile(r"[{\[]")
 
 
 class NoJsonError(ValueError):
-    """A text holds no JSON; the message says why."""
+    """A text holds no JSON that can be worked with; the message says why."""
 
 
 def find_json(text: str) -> Any:
     """The JSON value (RFC 8259) in an answer.
 
-    :raises NoJsonError: there is none, or one that Python can't hold or that is nested more than 100 deep.
+    :raises NoJsonError: there is none, or one that is nested too deeply or that Python can't hold.
     """
     text = without_reasoning(text)
     candidates = [text.strip(), *(fenced.strip() for fenced in _FENCE.findall(text))]
@@ -39,20 +39,22 @@ def find_json(text: str) -> Any:
     reason = ""
     for number, candidate in enumerate(candidates):
         try:
-            return _shallow(_DECODER.raw_decode(candidate)[0] if number else _DECODER.decode(candidate))
+            value = _DECODER.raw_decode(candidate)[0] if number else _DECODER.decode(candidate)
         except json.JSONDecodeError as error:
             reason = error.msg
         except ValueError as error:  # also an integer of more digits than Python reads
             reason = str(error)
         except RecursionError:
             reason = "it is nested too deeply"
+        else:
+            return _shallow(value)
     raise NoJsonError(f"no JSON: {reason}")
 
 
 def _shallow(value: Any) -> Any:
     """``value``.
 
-    :raises ValueError: it is nested too deeply.
+    :raises NoJsonError: it is nested too deeply.
     """
     containers = [value]
     for _ in range(_DEEPEST):
@@ -64,7 +66,7 @@ def _shallow(value: Any) -> Any:
         containers = [each for each in inner if isinstance(each, dict | list)]
         if not containers:
             return value
-    raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    raise NoJsonError(f"it is nested more than {_DEEPEST} deep")
 
 
 def _refuse_constant(name: str) -> Any:

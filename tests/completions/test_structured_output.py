@@ -115,14 +115,6 @@ def test_a_strict_model_takes_dates_as_json_has_them_and_a_failing_validator_is_
         schema.parse('{"day": "1999-01-01"}')
 
 
-def test_an_answer_that_is_too_deep_or_too_large_to_be_checked_is_a_mismatch() -> None:
-    tree = OutputSchema({"items": {"$ref": "#"}})
-    with pytest.raises(OutputMismatchError, match="nested too deeply"):
-        tree.parse("[" * 700 + "]" * 700)
-    with pytest.raises(OutputMismatchError, match="too large"):
-        OutputSchema({"multipleOf": 0.5}).parse("9" * 400)
-
-
 def test_schemas_are_found_by_dotted_path() -> None:
     assert OutputSchema(f"{__name__}:Ticket").parse(TEXT) == {**TICKET, "tags": []}
     assert OutputSchema(f"{__name__}:TICKET_SCHEMA").json_schema == TICKET_SCHEMA
@@ -178,7 +170,7 @@ async def test_what_an_answer_holds_stands_beside_its_text(
     )
     assert third["error"]["message"] == "no JSON: Expecting value"
     assert manifest.counts.model_dump() == {"success": 1, "error": 0, "invalid_output": 2, "not_run": 0}
-    failed = read(tmp_path / "out.jsonl.errors.jsonl")
+    failed = read(tmp_path / f"{name}.errors.jsonl")
     assert [(line["output"], line["attempts"]) for line in failed] == [
         ('{"topic": "rent"}', 1),
         ("no idea", 1),
