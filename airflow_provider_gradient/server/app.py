@@ -70,10 +70,13 @@ def load_services(settings: ServerSettings, *, store: Store) -> Services:
     )
     names = {slug: model.config.name for slug, model in engine.models.items()}
     context_lengths = {slug: model.context_length for slug, model in engine.models.items()}
+    untunable = [slug for slug, model in engine.models.items() if not model.abilities.tuning]
     return Services(
         access=AccessCheck(store.accounts.opening, RequestRates(limits.requests_per_minute)),
         admission=Admission(limits.max_queue),
-        catalogue=Catalogue(names=names, aliases=settings.aliases, context_lengths=context_lengths),
+        catalogue=Catalogue(
+            names=names, aliases=settings.aliases, context_lengths=context_lengths, untunable=untunable
+        ),
         engine=engine,
         embeddings=EmbeddingsService(settings.embeddings_models, threads=settings.threads),
         fingerprints=fingerprints,

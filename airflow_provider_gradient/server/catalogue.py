@@ -7,7 +7,7 @@ is one more slug for the same model and the same id.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from airflow_provider_gradient.api import BaseModelInfo
@@ -34,11 +34,13 @@ class Catalogue:
     :param names: display name by slug.
     :param aliases: further slugs, alias to slug.
     :param context_lengths: tokens that a model reads at once, by slug; ``None`` where it names no limit.
+    :param untunable: slugs of the models whose adapters can't be fine-tuned.
     """
 
     names: Mapping[str, str]
     aliases: Mapping[str, str]
     context_lengths: Mapping[str, int | None]
+    untunable: Collection[str] = ()
 
     @property
     def slugs(self) -> list[str]:
@@ -53,7 +55,7 @@ class Catalogue:
                 id=base_model_id(model),
                 name=self.names[model],
                 slug=slug,
-                capabilities=["complete", "fineTune"],
+                capabilities=["complete"] if model in self.untunable else ["complete", "fineTune"],
                 context_length=self.context_lengths.get(model),
             )
             for slug, model in {**own, **self.aliases}.items()

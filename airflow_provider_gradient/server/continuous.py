@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from airflow_provider_gradient.server.generation import Row
+from airflow_provider_gradient.server.generation import Abilities, Row
 from airflow_provider_gradient.server.lora_rows import AddedByAdapters
 from airflow_provider_gradient.server.lora_stack import LoraStack
 from airflow_provider_gradient.server.sampling import next_tokens
@@ -52,6 +52,7 @@ class ContinuousRoad:
     """
 
     name = "continuous batching"
+    abilities = Abilities()
 
     def __init__(self, cache: Slots, stack: LoraStack, *, slots: int, stop_tokens: frozenset[int]) -> None:
         self.slots = slots

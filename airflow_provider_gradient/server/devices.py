@@ -42,7 +42,7 @@ class SlotPlan:
 
     def __str__(self) -> str:
         each = f"{self.longest} tokens ({self.bytes_per_slot / (1 << 20):.1f} MiB of cache each)"
-        return f"{self.slots} slots of {each}"
+        return f"{self.slots} slot{'s' * (self.slots > 1)} of {each}"
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,17 @@ class Placement:
 def key_value_bytes(config: Any, dtype: torch.dtype) -> int:
     """Bytes of key-value cache a token: two vectors a head and layer."""
     config = config.get_text_config()
+    if layers := getattr(config, "per_layer_config", None):  # of a model whose layers differ
+        return sum(_key_value_numbers(layer) for layer in layers) * dtype.itemsize
+    return _key_value_numbers(config) * int(config.num_hidden_layers) * dtype.itemsize
+
+
+def _key_value_numbers(config: Any) -> int:
+    """Of one layer and token."""
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = getattr(config, "num_key_value_heads", None) or heads
-    return int(2 * config.num_hidden_layers * kept * width * dtype.itemsize)
+    return int(2 * kept * width)
 
 
 def _weight_bytes(directory: Path, dtype: torch.dtype) -> int:

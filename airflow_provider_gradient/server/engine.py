@@ -88,10 +88,13 @@ class Engine:
                 slots=slots,
                 source=f"base model {slug!r}",
             )
-            served = self.models[slug] = replace(served, longest=plan.longest)
             road = road_of(served, plan, weights, resident_adapters=resident_adapters)
+            plan = replace(plan, slots=road.slots)
+            served = self.models[slug] = replace(served, longest=plan.longest, abilities=road.abilities)
             self._lanes[slug] = CompletionLane(served, road, store=store, threads=threads)
-            self.shown.append(f"{slug}: {road.name}, {plan}, {placement}")
+            self.shown.append(
+                "; ".join([f"{slug}: {road.name}, {plan}, {placement}", *road.abilities.remarks])
+            )
             _LOG.info("%s", self.shown[-1])
         self._tuning = FineTuneLane(self.models, store=store, weights=weights, threads=threads)
 

@@ -81,6 +81,16 @@ def base_not_tunable(id: str) -> ModelIncapableOfFineTuningError:
     )
 
 
+def cannot_be_tuned(base_slug: str) -> ModelIncapableOfFineTuningError:
+    """Adapters of this base model can't be trained."""
+    return ModelIncapableOfFineTuningError(
+        f"adapters of {base_slug!r} can't be fine-tuned: a training step on it failed at the server's "
+        "start; its log says how. Create an adapter of another base model.",
+        status=400,
+        type="modelIncapableOfFineTuning",
+    )
+
+
 def no_rag(*, auto_template: bool | None) -> RagError:
     """Retrieval was asked for, and this server has no collections."""
     if auto_template is False:

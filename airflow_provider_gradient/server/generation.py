@@ -101,15 +101,39 @@ class Row:
         self.finished(Continuation(finish_reason="stop", choice=best))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Abilities:
+    """What a base model can do, and how it has to be asked.
+
+    :param batches: rows of different lengths can share a batch; if not, one is answered after another.
+    :param positions: it is told the position of each token; if not, it counts by itself.
+    :param shares_prompt: the values of a choice can share the cache of their prompt; if not, the prompt is
+        read again for each.
+    :param tuning: adapters of it can be fine-tuned.
+    :param switch: a batch with a row longer than this is read by other rotary frequencies, all rows of it
+        (``longrope``); ``None`` where all lengths are read alike.
+    :param remarks: what it can't do and why, for whoever starts the server.
+    """
+
+    batches: bool = True
+    positions: bool = True
+    shares_prompt: bool = True
+    tuning: bool = True
+    switch: int | None = None
+    remarks: tuple[str, ...] = ()
+
+
 class Road(Protocol):
     """How a base model answers.
 
     :param name: how it is shown.
     :param slots: the most rows at once.
+    :param abilities: of the base model.
     """
 
     name: str
     slots: int
+    abilities: Abilities
 
     @property
     def rows(self) -> int:

@@ -11,6 +11,7 @@ All spellings of all values are one tree of tokens, of which a model reads every
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -49,6 +50,11 @@ class Choices:
         """The tokens up to each node of the tree, in the order of its nodes."""
         return list(self._nodes)
 
+    @property
+    def leaves(self) -> list[tuple[int, ...]]:
+        """The spellings that no other goes on from."""
+        return [prefix for prefix in self._nodes if not any(other[:-1] == prefix for other in self._nodes)]
+
     def log_probabilities(self, logits: torch.Tensor) -> list[float]:
         """The log-probability of each value as the beginning of what follows the prompt, in nats.
 
@@ -82,8 +88,7 @@ def read_choices(model: Any, prompt: Sequence[int], choices: Choices) -> torch.T
 
     :param prompt: token ids, at least one.
     """
-    prefixes = choices.prefixes
-    leaves = [prefix for prefix in prefixes if not any(p[:-1] == prefix for p in prefixes)]
+    prefixes, leaves = choices.prefixes, choices.leaves
     longest = max(map(len, leaves))
     device = model.device
     tokens = torch.tensor([[*leaf, *[0] * (longest - len(leaf))] for leaf in leaves], device=device)
@@ -93,11 +98,26 @@ def read_choices(model: Any, prompt: Sequence[int], choices: Choices) -> torch.T
     with torch.no_grad():
         read = model(input_ids=torch.tensor([list(prompt)], device=device), use_cache=True)
         cache = read.past_key_values
-        cache.batch_repeat_interleave(len(leaves))
+        cache.reorder_cache(torch.zeros(len(leaves), dtype=torch.long, device=device))  # one row for each
         told = model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
     rows = [next(row for row, leaf in enumerate(leaves) if leaf[: len(p)] == p) for p in prefixes]
     nodes = told.logits[rows, [len(prefix) - 1 for prefix in prefixes]]
     return torch.cat([read.logits[0, -1:], nodes])
+
+
+@torch.no_grad()
+def reread_choices(model: Any, prompt: Sequence[int], choices: Choices) -> torch.Tensor:
+    """The same as :func:`read_choices`, where a cache can't be shared: each spelling is read with the whole
+    prompt before it, one after another."""
+    keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+    told: dict[tuple[int, ...], torch.Tensor] = {}
+    for leaf in choices.leaves:
+        last = len(leaf) + 1
+        options = {"logits_to_keep": last} if keeps_logits else {}
+        tokens = torch.tensor([[*prompt, *leaf]], device=model.device)
+        logits = model(input_ids=tokens, use_cache=False, **options).logits[0, -last:]
+        told.update({leaf[:length]: row for length, row in enumerate(logits)})
+    return torch.stack([told[prefix] for prefix in ((), *choices.prefixes)])
 
 
 def _log_of_rest(probability: float) -> float:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
-from airflow_provider_gradient.server.generation import Prompt, Row
-from airflow_provider_gradient.server.guidance import read_choices
+from airflow_provider_gradient.server.generation import Abilities, Row
+from airflow_provider_gradient.server.guidance import read_choices, reread_choices
 from airflow_provider_gradient.server.lora_stack import AdapterKey
 from airflow_provider_gradient.server.sampling import next_tokens
 
@@ -34,19 +34,29 @@ class MicroBatchRoad:
 
     :param adapters: gives the model with an adapter over it.
     :param stop_tokens: the ids that end a text.
+    :param abilities: the model's. Where rows can't share a batch, there is one slot. Where there is a
+        ``switch``, rows share one if all stay within that length or all are longer from the beginning; one
+        that may grow beyond it is answered by itself.
     """
 
-    name = "micro-batches"
-
-    def __init__(self, adapters: AdaptersOver, *, slots: int, stop_tokens: frozenset[int]) -> None:
-        self.slots = slots
+    def __init__(
+        self,
+        adapters: AdaptersOver,
+        *,
+        slots: int,
+        stop_tokens: frozenset[int],
+        abilities: Abilities,
+    ) -> None:
+        self.name = "micro-batches" if abilities.batches else "one row at a time"
+        self.slots = slots if abilities.batches else 1
+        self.abilities = abilities
         self._adapters = adapters
         self._stop_tokens = stop_tokens
         self._waiting: deque[Row] = deque()
         self._model: Any = None
         self._alive: list[Row] = []
         self._last: list[int] = []
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
 
     @property
     def rows(self) -> int:
@@ -79,11 +89,12 @@ class MicroBatchRoad:
         return rows
 
     def _begin(self) -> None:
-        adapter = self._waiting[0].adapter
-        self._alive = [row for row in self._waiting if row.adapter == adapter]
-        self._waiting = deque(row for row in self._waiting if row.adapter != adapter)
+        first = self._waiting[0]
+        kind = self._kind(first)
+        self._alive = [row for row in self._waiting if self._kind(row) == kind]
+        self._waiting = deque(row for row in self._waiting if self._kind(row) != kind)
         try:
-            self._model = self._adapters.applied(adapter)
+            self._model = self._adapters.applied(first.adapter)
         except Exception as error:
             for row in self._alive:
                 row.failed(error)
@@ -91,14 +102,31 @@ class MicroBatchRoad:
             return
         self._choose()
         if self._alive:
-            self._batch = _Batch(self._model, [row.prompt for row in self._alive])
+            self._batch = Batch(self._model, [row.prompt.tokens for row in self._alive], self.abilities)
             self._append(self._batch.prefill())
+
+    def _kind(self, row: Row) -> tuple[object, ...]:
+        """What the rows of one batch have in common."""
+        switch = self.abilities.switch
+        if self._crosses(row):
+            return row.adapter, row
+        return row.adapter, switch is not None and len(row.prompt.tokens) > switch
+
+    def _crosses(self, row: Row) -> bool:
+        """Whether the row may grow beyond the switch."""
+        prompt, switch = row.prompt, self.abilities.switch
+        if switch is None:
+            return False
+        more = max(map(len, prompt.choices.leaves)) if prompt.choices else prompt.max_new_tokens
+        return len(prompt.tokens) <= switch < len(prompt.tokens) + more
 
     def _choose(self) -> None:
         for row in list(self._alive):
             choices = row.prompt.choices
             if choices is not None:
-                row.choose(choices.log_probabilities(read_choices(self._model, row.prompt.tokens, choices)))
+                share = self.abilities.shares_prompt and not self._crosses(row)
+                read = read_choices if share else reread_choices
+                row.choose(choices.log_probabilities(read(self._model, row.prompt.tokens, choices)))
                 self._alive.remove(row)
 
     def _append(self, logits: torch.Tensor) -> None:
@@ -118,44 +146,54 @@ class MicroBatchRoad:
         self._last = [tokens[number] for number in staying]
 
 
-class _Batch:
-    """The model's inputs for rows of different lengths: padding, positions and the cache."""
+class Batch:
+    """The model's inputs for rows of different lengths: padding, positions and the cache.
 
-    def __init__(self, model: Any, prompts: Sequence[Prompt]) -> None:
+    :param rows: the prompts' token ids.
+    :param abilities: the model's. A row that grows beyond the ``switch`` is read again from its beginning.
+    """
+
+    def __init__(self, model: Any, rows: Sequence[Sequence[int]], abilities: Abilities) -> None:
         self._model = model
-        accepted = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
+        self._positions = abilities.positions
+        self._switch = abilities.switch
         self._options: dict[str, Any] = {"use_cache": True}
-        if "logits_to_keep" in accepted:
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
             self._options["logits_to_keep"] = 1
-        width = max(len(prompt.tokens) for prompt in prompts)
-        padding = [width - len(prompt.tokens) for prompt in prompts]
+        width = max(len(row) for row in rows)
+        padding = [width - len(row) for row in rows]
         self._tokens = torch.tensor(
-            [[0] * pad + prompt.tokens for pad, prompt in zip(padding, prompts, strict=True)],
-            device=model.device,
+            [[0] * pad + list(row) for pad, row in zip(padding, rows, strict=True)], device=model.device
         )
         self._mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding], device=model.device)
         self._cache: Any = None
 
+    @torch.no_grad()
     def prefill(self) -> torch.Tensor:
-        """Logits after the prompts: rows x vocabulary."""
+        """Logits after all tokens there are: rows x vocabulary."""
+        self._cache = None
         positions = (self._mask.cumsum(dim=-1) - 1).clamp(min=0)
         return self._forward(self._tokens, positions)
 
+    @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Logits after one more token a row: rows x vocabulary."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        positions = self._mask.sum(dim=-1, keepdim=True) - 1
-        return self._forward(torch.tensor(tokens, device=self._mask.device).unsqueeze(-1), positions)
+        new = torch.tensor(tokens, device=self._mask.device).unsqueeze(-1)
+        self._tokens = torch.cat([self._tokens, new], dim=-1)
+        self._mask = torch.cat([self._mask, torch.ones_like(new)], dim=-1)
+        lengths = self._mask.sum(dim=-1, keepdim=True)
+        if self._switch is not None and self._switch + 1 in lengths.flatten().tolist():
+            return self.prefill()
+        return self._forward(new, lengths - 1)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows (indices, in order) only."""
         kept = torch.tensor(rows, device=self._mask.device)
-        self._mask = self._mask[kept]
-        self._cache.batch_select_indices(kept)
+        self._tokens, self._mask = self._tokens[kept], self._mask[kept]
+        self._cache.reorder_cache(kept)  # the one way to pick rows that every kind of cache knows
 
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        if self._takes_positions:
+        if self._positions:
             self._options["position_ids"] = positions
         output = self._model(
             input_ids=tokens, attention_mask=self._mask, past_key_values=self._cache, **self._options

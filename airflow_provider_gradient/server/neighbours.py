@@ -40,6 +40,8 @@ import torch
 from torch import Tensor
 
 from airflow_provider_gradient.server.encoding import EncodedSample
+from airflow_provider_gradient.server.generation import Abilities
+from airflow_provider_gradient.server.micro_batches import Batch
 from airflow_provider_gradient.server.model_config import BaseModelConfig
 
 _MARGIN = 3
@@ -97,20 +99,24 @@ def neighbours_of(
     config: BaseModelConfig,
     per_sample: int,
     max_new_tokens: int,
+    abilities: Abilities | None = None,
 ) -> list[Neighbour]:
     """The neighbours of each sample in turn, drawn from the base model beneath the adapters or remembered.
 
     :param model: a ``PeftModel``; its adapters are off while neighbours are drawn.
+    :param abilities: the base model's; by default, what most can do.
     """
+    abilities = abilities or Abilities()
+    at_once = _ROWS if abilities.batches and abilities.switch is None else 1
     remembered = _drawn.setdefault(model.get_base_model(), {})
     keys = {(sample.prompt_text, per_sample): sample for sample in samples}
     missing = {key: sample for key, sample in keys.items() if key not in remembered}
     starts = [(key, start) for key, sample in missing.items() for start in _starts(sample, per_sample)]
     starts.sort(key=lambda item: len(item[1][0]))
     found: dict[tuple[str, int], list[Neighbour]] = {key: [] for key in missing}
-    for first in range(0, len(starts), _ROWS):
-        chunk = starts[first : first + _ROWS]
-        texts = _continue(model, tokenizer, [start for _, start in chunk], max_new_tokens)
+    for first in range(0, len(starts), at_once):
+        chunk = starts[first : first + at_once]
+        texts = _continue(model, tokenizer, [start for _, start in chunk], max_new_tokens, abilities)
         for (key, _), tokens in zip(chunk, texts, strict=True):
             neighbour = _as_neighbour(tokenizer, tokens, config.template_markers)
             if neighbour is not None:
@@ -176,40 +182,24 @@ def _starts(sample: EncodedSample, count: int) -> list[_Start]:
 
 
 @torch.no_grad()
-def _continue(model: Any, tokenizer: Any, starts: Sequence[_Start], max_new_tokens: int) -> list[list[int]]:
-    """Each start with a continuation sampled from the base model at temperature 1.
-
-    Rows are padded on the left, so that all of them grow at the same end.
-    """
-    device = model.device
+def _continue(
+    model: Any, tokenizer: Any, starts: Sequence[_Start], max_new_tokens: int, abilities: Abilities
+) -> list[list[int]]:
+    """Each start with a continuation sampled from the base model at temperature 1."""
     texts = [list(tokens) for tokens, _ in starts]
-    width = max(len(text) for text in texts)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids = torch.tensor([[pad] * (width - len(text)) + text for text in texts], device=device)
-    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
     open_rows = [True] * len(texts)
-    cache = None
     with model.disable_adapter():
-        for _ in range(max_new_tokens):
-            output = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache = output.past_key_values
-            chosen = _sample(output.logits[:, -1], [rng.random() for _, rng in starts])
-            for row, token in enumerate(chosen.tolist()):
+        batch = Batch(model.get_base_model(), texts, abilities)
+        logits = batch.prefill()
+        for number in range(max_new_tokens):
+            chosen = _sample(logits, [rng.random() for _, rng in starts]).tolist()
+            for row, token in enumerate(chosen):
                 if open_rows[row]:
                     texts[row].append(token)
                     open_rows[row] = token != tokenizer.eos_token_id
-            if not any(open_rows):
+            if number + 1 == max_new_tokens or not any(open_rows):
                 break
-            ids = chosen[:, None]
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-            positions = positions[:, -1:] + 1
+            logits = batch.step(chosen)
     return texts
 
 

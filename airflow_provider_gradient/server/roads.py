@@ -7,6 +7,7 @@ before it is trusted with requests. A plain Llama needs no trial: it is the form
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from airflow_provider_gradient.server.llama_form import LlamaForm
 from airflow_provider_gradient.server.lora_stack import AdapterKey, Lora, LoraStack
 from airflow_provider_gradient.server.micro_batches import MicroBatchRoad
 from airflow_provider_gradient.server.served_model import ServedModel
+from airflow_provider_gradient.server.settings import StartError
 from airflow_provider_gradient.server.slots import NewText, Slots
 from airflow_provider_gradient.server.weights import AdapterWeights
 
@@ -38,13 +40,11 @@ def road_of(
     """The road for a model that was loaded.
 
     :param resident_adapters: kept in memory, unless rows of more share a batch.
+    :raises StartError: the model can't continue texts.
     """
     form = _form_of(served)
     if form is None:
-        from airflow_provider_gradient.server.adapters import PeftAdapters, twin_of
-
-        adapters = PeftAdapters(twin_of(served.model), weights, at_most=resident_adapters)
-        return MicroBatchRoad(adapters, slots=plan.slots, stop_tokens=served.stop_tokens)
+        return _micro_batches(served, plan, weights, resident_adapters)
 
     def read(key: AdapterKey) -> Lora:
         return Lora.load(weights.path(key.id, version=key.version))
@@ -55,6 +55,51 @@ def road_of(
         slots=plan.slots,
         stop_tokens=served.stop_tokens,
     )
+
+
+def _micro_batches(
+    served: ServedModel, plan: SlotPlan, weights: AdapterWeights, resident_adapters: int
+) -> MicroBatchRoad:
+    from airflow_provider_gradient.server.adapters import PeftAdapters, twin_of
+    from airflow_provider_gradient.server.model_trial import UnservableError, try_model
+
+    try:
+        abilities = try_model(served.model, served.tokenizer, served.config)
+    except UnservableError as error:
+        source = f"base model {served.slug!r} in {served.directory}"
+        raise StartError(f"{source} can't be served: {error}") from None
+    if abilities.tuning:
+        _log_what_adapters_leave(served)
+    return MicroBatchRoad(
+        PeftAdapters(twin_of(served.model), weights, at_most=resident_adapters),
+        slots=plan.slots,
+        stop_tokens=served.stop_tokens,
+        abilities=replace(abilities, switch=_switch_of(served)),
+    )
+
+
+def _log_what_adapters_leave(served: ServedModel) -> None:
+    from airflow_provider_gradient.server.lora_targets import lora_targets, weights_left_out
+
+    targets = lora_targets(served.model)
+    if left := weights_left_out(served.model, targets):
+        _LOG.info(
+            "%s: fine-tunes change %s; they leave %s as they are",
+            served.slug,
+            ", ".join(sorted({name.rpartition(".")[2] for name in targets})),
+            ", ".join(f"{name} ({share:.0%} of the weights)" for name, share in left.items()),
+        )
+
+
+def _switch_of(served: ServedModel) -> int | None:
+    """See :class:`.generation.Abilities`. Other kinds whose frequencies change with the length (``dynamic``)
+    do so beyond the context only."""
+    rope = getattr(served.core.config.get_text_config(), "rope_parameters", None) or {}
+    for parameters in (rope, *rope.values()):
+        if isinstance(parameters, dict) and parameters.get("rope_type") == "longrope":
+            switch = int(parameters["original_max_position_embeddings"])
+            return switch if served.context_length is None or switch < served.context_length else None
+    return None
 
 
 def _form_of(served: ServedModel) -> LlamaForm | None:

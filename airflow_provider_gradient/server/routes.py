@@ -48,6 +48,7 @@ from airflow_provider_gradient.server.failures import (
     bad_parameter,
     base_changed,
     base_not_tunable,
+    cannot_be_tuned,
     no_rag,
     stopping,
     too_many_samples,
@@ -112,8 +113,8 @@ def operation(work: Callable[[Request, Services, str], Awaitable[Response]]) -> 
 
 @operation
 async def list_models(request: Request, services: Services, workspace: str) -> JSONResponse:
-    """The base models and, unless ``onlyBase``, the workspace's adapters. All of them can complete and be
-    (the base of what is) fine-tuned, so every ``capability`` lists the same."""
+    """The base models and, unless ``onlyBase``, the workspace's adapters, as far as they have the
+    ``capability``: all can complete, and an adapter can be fine-tuned where its base model can."""
     capability = request.query_params.get("capability", "fineTune")
     if capability not in _CAPABILITIES:
         raise bad_parameter("capability", f"must be one of {', '.join(_CAPABILITIES)}")
@@ -121,7 +122,11 @@ async def list_models(request: Request, services: Services, workspace: str) -> J
     if only_base is None:
         raise bad_parameter("onlyBase", "must be true or false")
     records = [] if only_base else await run_in_threadpool(services.store.adapters, workspace_id=workspace)
-    models = [*services.catalogue.entries(), *map(_adapter_info, records)]
+    if capability == "fineTune":
+        records = [record for record in records if record.base_slug not in services.catalogue.untunable]
+    entries = services.catalogue.entries()
+    bases = [entry for entry in entries if capability == "any" or capability in entry.capabilities]
+    models = [*bases, *map(_adapter_info, records)]
     return JSONResponse(ModelList(models=models).to_wire())
 
 
@@ -133,6 +138,8 @@ async def create_model(request: Request, services: Services, workspace: str) -> 
     base_slug = services.catalogue.slug_of(body.model.base_model_id)
     if base_slug is None:
         raise unknown_base(body.model.base_model_id, services.catalogue.slugs)
+    if base_slug in services.catalogue.untunable:
+        raise cannot_be_tuned(base_slug)
     policy = services.engine.models[base_slug].config.training
     initial = body.initial_hyperparameters
     lora = initial.lora_hyperparameters if initial else None
@@ -197,6 +204,8 @@ async def fine_tune(request: Request, services: Services, workspace: str) -> JSO
     if model_id.endswith(BASE_MODEL_SUFFIX):
         raise base_not_tunable(model_id)
     record = _served_adapter(services, workspace, model_id)
+    if record.base_slug in services.catalogue.untunable:
+        raise cannot_be_tuned(record.base_slug)
     if len(body.samples) > services.limits.max_samples:
         raise too_many_samples(len(body.samples), services.limits.max_samples)
     call = _repeatable(request, workspace, body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,26 @@ from airflow_provider_gradient.api import (
 from airflow_provider_gradient.server.devices import Placement
 from airflow_provider_gradient.server.encoding import encode_prompt
 from airflow_provider_gradient.server.failures import unprocessable
-from airflow_provider_gradient.server.generation import Prompt
+from airflow_provider_gradient.server.generation import Abilities, Prompt
 from airflow_provider_gradient.server.guidance import Choices
 from airflow_provider_gradient.server.lean_llama import LeanConfig, LeanLlama
-from airflow_provider_gradient.server.model_config import BaseModelConfig
+from airflow_provider_gradient.server.model_config import CONFIG_FILE, BaseModelConfig
 from airflow_provider_gradient.server.sampling import Sampling
 from airflow_provider_gradient.server.settings import StartError
 
-_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
+_CONTEXT_FIELDS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_seq_length",
+    "max_sequence_length",
+    "seq_length",
+    "context_length",
+    "max_target_positions",
+)
+_LONGEST_CONTEXT = 1 << 30
+"""A larger number stands for no limit in a configuration."""
 _LONGEST_CHARACTER = 4
 """Tokens of the prompt that are decoded with a continuation, so that its beginning comes out right."""
 
@@ -42,6 +54,7 @@ class ServedModel:
     :param context_length: the most tokens it reads at once, ``None`` where its configuration names no limit.
     :param stop_tokens: the ids that end its texts.
     :param longest: tokens of a completion, prompt and all, that there is memory for.
+    :param abilities: what it was found to be able to do.
     """
 
     slug: str
@@ -52,6 +65,7 @@ class ServedModel:
     context_length: int | None
     stop_tokens: frozenset[int]
     longest: int = 1 << 30
+    abilities: Abilities = field(default_factory=Abilities)
 
     @classmethod
     def load(
@@ -70,11 +84,11 @@ class ServedModel:
         try:
             config = BaseModelConfig.load(directory)
             tokenizer, core = _load(directory, placement)
+            _check_template(config, tokenizer, core)
         except ValidationError as error:
             raise StartError(f"{source}: gradient.json: {describe_validation_error(error)}") from None
         except Exception as error:  # whatever a broken directory makes the libraries raise
-            reason = str(error).strip().partition(os.linesep)[0]
-            raise StartError(f"{source} can't be loaded: {reason or type(error).__name__}") from error
+            raise StartError(f"{source} can't be loaded: {_first_line(error)}") from error
         lean = isinstance(core, LeanLlama)
         if not lean and "past_key_values" not in inspect.signature(core.forward).parameters:
             raise StartError(f"{source}: {type(core).__name__} has no key-value cache and can't be served")
@@ -182,15 +196,55 @@ def _load(directory: Path, placement: Placement) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=placement.dtype)
+    model: Any
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        directory, local_files_only=True, dtype=placement.dtype, output_loading_info=True
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(
+            f"{len(missing)} of the weights of {type(model).__name__} are missing, {missing[0]} for one: "
+            "it is no causal language model, or not all of one"
+        )
     return tokenizer, model.to(placement.device).eval()
 
 
+def _check_template(config: BaseModelConfig, tokenizer: Any, core: Any) -> None:
+    """Try the query template, so that one that can't be used is refused here and not at every request.
+
+    :raises ValueError: it fails, loses the query, or writes tokens that the model hasn't got.
+    """
+    query = "Hello"
+    own = config.auto_template is not None
+    source = f"{CONFIG_FILE}'s auto_template" if own else "its tokenizer's chat template"
+    try:
+        text = config.apply_auto_template(query, tokenizer)
+    except Exception as error:
+        raise ValueError(
+            f"{source} fails on the one message of a user ({_first_line(error)}); mend it, or write an "
+            f"auto_template into {CONFIG_FILE}"
+        ) from error
+    if query not in text:
+        raise ValueError(f"{source} loses the query: it makes {text!r} of {query!r}")
+    largest = max(encode_prompt(tokenizer, text), default=0)
+    if largest >= (vocabulary := core.config.get_text_config().vocab_size):
+        raise ValueError(
+            f"{source} writes {tokenizer.decode([largest])!r}, token {largest} of the tokenizer; the model "
+            f"has {vocabulary} tokens"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition(os.linesep)[0] or type(error).__name__
+
+
 def _context_length(config: Any) -> int | None:
+    """Tokens that the text model reads at once: what a multimodal configuration says at its top, if anything,
+    may be of another of its models."""
+    text_config = config.get_text_config()
     for name in _CONTEXT_FIELDS:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
+        value = getattr(text_config, name, None)
+        if isinstance(value, (int, float)) and 0 < value < _LONGEST_CONTEXT:
+            return int(value)
     return None
 
 

@@ -10,14 +10,17 @@ import copy
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from airflow_provider_gradient.api import NanLossError
 from airflow_provider_gradient.server.adapters import PeftAdapters, twin_of
-from airflow_provider_gradient.server.encoding import encode_samples
+from airflow_provider_gradient.server.encoding import EncodedSample, encode_samples
 from airflow_provider_gradient.server.failures import unknown_adapter
 from airflow_provider_gradient.server.jobs import Answer, FineTuneJob
 from airflow_provider_gradient.server.lora_stack import AdapterKey
+from airflow_provider_gradient.server.lora_targets import lora_targets
+from airflow_provider_gradient.server.model_config import BaseModelConfig
 from airflow_provider_gradient.server.served_model import ServedModel
 from airflow_provider_gradient.server.store import AdapterRecord, Store
 from airflow_provider_gradient.server.training import TrainerState, fine_tune, new_lora_config
@@ -62,9 +65,10 @@ class Trainer:
                 self._tokenizer,
                 samples,
                 state,
-                config=self._served.config,
+                config=self._config_for(samples),
                 learning_rate=record.learning_rate,
                 seed=seed_of(record),
+                abilities=self._served.abilities,
             )
             version = record.version + 1
             answer = result.to_wire() | {"modelVersion": version}
@@ -94,10 +98,19 @@ class Trainer:
         self._adapters.evict(adapter_id)
         self._states.pop(adapter_id, None)
 
+    def _config_for(self, samples: Sequence[EncodedSample]) -> BaseModelConfig:
+        """One sample a pass where a long one would change how the short ones beside it are read."""
+        config, switch = self._served.config, self._served.abilities.switch
+        if switch is None or all(len(sample.tokens) <= switch for sample in samples):
+            return config
+        training = config.training.model_copy(update={"rows_per_pass": 1})
+        return config.model_copy(update={"training": training})
+
     def _load(self, record: AdapterRecord) -> TrainerState:
         key = AdapterKey(record.id, record.version)
         if record.version == 0:
-            config = new_lora_config(record.rank, self._served.config.training)
+            policy = self._served.config.training
+            config = new_lora_config(record.rank, policy, lora_targets(self._served.model))
             self._adapters.activate(key, new=(config, seed_of(record)))
         else:
             self._adapters.activate(key)

@@ -34,6 +34,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from airflow_provider_gradient.api import FineTuneResult, NanLossError
 from airflow_provider_gradient.server.encoding import EncodedSample
+from airflow_provider_gradient.server.generation import Abilities
 from airflow_provider_gradient.server.model_config import BaseModelConfig, TrainingPolicy
 from airflow_provider_gradient.server.neighbours import (
     Neighbour,
@@ -47,12 +48,15 @@ MOMENTS_FILE = "trainer.safetensors"
 STATE_FILE = "trainer.json"
 
 
-def new_lora_config(rank: int | None, policy: TrainingPolicy) -> LoraConfig:
-    """The PEFT configuration of a new adapter: every linear layer but the output's.
+def new_lora_config(
+    rank: int | None, policy: TrainingPolicy, targets: Sequence[str] | None = None
+) -> LoraConfig:
+    """The PEFT configuration of a new adapter.
 
     PEFT draws the new weights from torch's global generator: seed it first where a run must repeat.
 
     :param rank: ``None`` for the policy's.
+    :param targets: names of the linear layers that it changes; ``None`` for every one but the output's.
     """
     chosen = rank or policy.default_rank
     return LoraConfig(
@@ -60,7 +64,7 @@ def new_lora_config(rank: int | None, policy: TrainingPolicy) -> LoraConfig:
         r=chosen,
         lora_alpha=max(1, round(policy.alpha_per_rank * chosen)),
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules="all-linear" if targets is None else list(targets),
     )
 
 
@@ -145,16 +149,18 @@ def fine_tune(
     config: BaseModelConfig,
     learning_rate: float,
     seed: int,
+    abilities: Abilities | None = None,
 ) -> FineTuneResult:
     """Train the active adapter on the samples as the model's policy says, in place, and the state with it.
 
     :param learning_rate: the adapter's, before the policy's scale.
     :param seed: decides which neighbours take part in which step.
+    :param abilities: the base model's; by default, what most can do.
     :raises NanLossError: loss or weights are not finite; adapter and state are as they were.
     """
     policy = config.training
     plan = _plan(policy, len(samples), learning_rate)
-    anchors, seen = _anchors(model, tokenizer, samples, state, config, plan)
+    anchors, seen = _anchors(model, tokenizer, samples, state, config, plan, abilities)
     parameters = _adapter_parameters(model)
     optimizer = _optimizer(parameters, state, plan.learning_rate, policy)
     with _trainable_and_restored_on_failure(parameters), _checkpointed(model, policy):
@@ -251,6 +257,7 @@ def _anchors(
     state: TrainerState,
     config: BaseModelConfig,
     plan: _Plan,
+    abilities: Abilities | None,
 ) -> tuple[list[Neighbour], set[str]]:
     """The neighbours after these samples, and every prompt met; the state itself stays as it is."""
     policy = config.training.neighbours
@@ -265,6 +272,7 @@ def _anchors(
         config=config,
         per_sample=plan.per_sample,
         max_new_tokens=policy.max_new_tokens,
+        abilities=abilities,
     )
     seen = state.seen | set(prompts)
     kept = [neighbour for neighbour in [*state.neighbours, *drawn] if neighbour.prompt not in seen]

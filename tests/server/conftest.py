@@ -57,7 +57,7 @@ def save_model(directory: Path, model: Any) -> Path:
     return directory
 
 
-_SMALL = {
+SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 48,
     "intermediate_size": 64,
@@ -71,10 +71,10 @@ _SMALL = {
     "pad_token_id": None,
 }
 _KIN: dict[str, Callable[[], Any]] = {
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SMALL)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SMALL, head_dim=16, tie_word_embeddings=True)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**_SMALL, sliding_window=6)),
-    "granite": lambda: GraniteForCausalLM(GraniteConfig(**_SMALL, logits_scaling=3)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=16, tie_word_embeddings=True)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=6)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=3)),
 }
 """Models with Llama's modules. The last one does more with them than Llama."""
 
@@ -169,9 +169,13 @@ class Caller:
         self.server = server
         self.http = httpx.Client(base_url=server.url, headers=server.headers, timeout=300)
 
+    def models(self, capability: str = "any") -> list[dict[str, Any]]:
+        """The base models that have a capability."""
+        answer = self._answer(self.http.get("/models", params={"onlyBase": "true", "capability": capability}))
+        return list(answer["models"])
+
     def base_id(self, slug: str = "llama") -> str:
-        models = self.http.get("/models", params={"onlyBase": "true", "capability": "any"}).json()["models"]
-        return next(model["id"] for model in models if model["slug"] == slug)
+        return next(model["id"] for model in self.models() if model["slug"] == slug)
 
     def create(self, slug: str = "llama", *, name: str = "test", **headers: str) -> str:
         """A new adapter that learns so fast that one call changes its answers."""
