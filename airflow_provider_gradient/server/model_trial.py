@@ -26,7 +26,7 @@ from airflow_provider_gradient.server.generation import Abilities
 from airflow_provider_gradient.server.guidance import Choices, read_choices, reread_choices
 from airflow_provider_gradient.server.lora_targets import lora_targets
 from airflow_provider_gradient.server.micro_batches import Batch
-from airflow_provider_gradient.server.model_config import BaseModelConfig
+from airflow_provider_gradient.server.model_config import BaseModelConfig, TrainingPolicy
 from airflow_provider_gradient.server.training import TrainerState, fine_tune, new_lora_config
 
 _PASSAGE = (
@@ -174,9 +174,7 @@ class _Trial:
     def tune(self, tokenizer: Any, config: BaseModelConfig) -> None:
         """One step on two samples: the loss is the model's own, and its answers are others afterwards."""
         texts = [text[: length + _STEPS] for text, length in zip(self._texts, _LENGTHS, strict=True)][1:]
-        policy = BaseModelConfig(name=config.name).training.model_copy(
-            update={"gradient_checkpointing": config.training.gradient_checkpointing}
-        )
+        policy = TrainingPolicy(gradient_checkpointing=config.training.gradient_checkpointing)
         with torch.random.fork_rng():
             peft = PeftModel(twin_of(self._model), new_lora_config(1, policy, lora_targets(self._model)))
         result = fine_tune(

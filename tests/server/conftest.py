@@ -21,6 +21,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -153,6 +155,17 @@ def bert_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def fixed_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose output layer is all bias: no adapter can change an answer, so it can't be tuned."""
+    torch.manual_seed(5)
+    model = PhiForCausalLM(PhiConfig(**SMALL))
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.bias.normal_()
+    return save_model(tmp_path_factory.mktemp("models") / "fixed", model)
+
+
+@pytest.fixture(scope="session")
 def random_models(llama_directory: Path, gpt2_directory: Path) -> tuple[str, ...]:
     """The options by which a server serves both, ``llama`` with a second slug."""
     return (
@@ -220,10 +233,16 @@ def make_caller() -> Iterator[Callable[[Any], Caller]]:
 
 @pytest.fixture(scope="session")
 def random_server(
-    tmp_path_factory: pytest.TempPathFactory, server_process: Any, random_models: tuple[str, ...]
+    tmp_path_factory: pytest.TempPathFactory,
+    server_process: Any,
+    random_models: tuple[str, ...],
+    fixed_directory: Path,
 ) -> Iterator[Any]:
-    """A server of the random models, which train in no time; shared, so make adapters of your own on it."""
-    server = server_process(tmp_path_factory.mktemp("random") / "data", *random_models)
+    """A server of the random models, which train in no time, and of ``fixed``, which can't be trained;
+    shared, so make adapters of your own on it."""
+    server = server_process(
+        tmp_path_factory.mktemp("random") / "data", *random_models, f"--base-model=fixed={fixed_directory}"
+    )
     yield server
     assert server.stop() == 0, server.log()
     assert "Traceback" not in server.log(), server.log()

@@ -96,8 +96,8 @@ class Scripted:
 class _Read:
     rows: list[list[int]] | None = None
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.rows = [list(row) for row in self.rows or [] for _ in range(repeats)]
+    def reorder_cache(self, rows: torch.Tensor) -> None:
+        self.rows = [list((self.rows or [])[row]) for row in rows.tolist()]
 
 
 def test_a_longer_value_is_not_punished_beyond_its_tokens() -> None:

@@ -15,8 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
-    PhiConfig,
-    PhiForCausalLM,
 )
 
 from airflow_provider_gradient.api import (
@@ -25,8 +23,10 @@ from airflow_provider_gradient.api import (
     Sample,
 )
 from airflow_provider_gradient.server.catalogue import new_adapter_id
+from airflow_provider_gradient.server.database import DATABASE_FILE
 from airflow_provider_gradient.server.devices import SlotPlan
 from airflow_provider_gradient.server.engine import Engine
+from airflow_provider_gradient.server.fingerprint import fingerprint
 from airflow_provider_gradient.server.generation import Continuation, Prompt, Road, Row
 from airflow_provider_gradient.server.guidance import Choices
 from airflow_provider_gradient.server.micro_batches import MicroBatchRoad
@@ -91,9 +91,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phimoe": _EXPERTS,
     "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 64, "head_dim": 12},
     "phi3": {"original_max_position_embeddings": SWITCH, "rope_parameters": _LONGROPE},
-    "roberta": {"is_decoder": True, "pad_token_id": 1},
+    "bloom": {},
 }
-ONE_AT_A_TIME = ("minimax", "roberta")
+ONE_AT_A_TIME = ("minimax",)
 READ_AGAIN = ("jamba", "minimax")
 """Those whose cache can't be shared by the values of a choice."""
 NEVER_TUNED_BEFORE = ("falcon_h1", "nemotron_h", "phimoe", "llama4_text")
@@ -240,7 +240,7 @@ def tuned_engine(
     folder = tmp_path_factory.mktemp("tuned")
     store = Store(folder / "gradient.db")
     store.accounts.grant(token="t", workspace_id="w")
-    directories = {name: directory_of(name) for name in NEVER_TUNED_BEFORE}
+    directories = {name: directory_of(name) for name in (*NEVER_TUNED_BEFORE, "minimax")}
     engine = Engine(directories, store=store, weights=AdapterWeights(folder / "adapters"), threads=1, slots=4)
     yield engine, store
     assert engine.stop()
@@ -267,6 +267,14 @@ def test_a_fine_tune_lowers_the_loss_and_its_version_answers(
     assert answer.result(60)["modelVersion"] == 3
 
 
+def test_the_line_at_the_start_says_why_a_model_is_answered_one_row_at_a_time(
+    tuned_engine: tuple[Engine, Store],
+) -> None:
+    shown = next(line for line in tuned_engine[0].shown if line.startswith("minimax: "))
+    assert shown.startswith(f"minimax: one row at a time, 1 slot of {CONTEXT} tokens (")
+    assert "cpu, float32; one row at a time: in a batch a text gets other logits (by " in shown
+
+
 def test_experts_that_fine_tunes_do_not_change_are_named_in_the_log(
     directory_of: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,47 +286,42 @@ def test_experts_that_fine_tunes_do_not_change_are_named_in_the_log(
     assert "model.layers.*.mlp.experts.gate_up_proj (" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def untunable_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose output layer is all bias: nothing that is learnt before it can change an answer."""
-    model = PhiForCausalLM(PhiConfig(**{**SMALL, "pad_token_id": 0}))
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.lm_head.bias.normal_()
-    return save_model(tmp_path_factory.mktemp("models") / "untunable", model)
-
-
-def test_what_a_model_cannot_do_is_said_at_the_start_listed_and_refused_in_the_apis_words(
-    untunable_directory: Path,
-    directory_of: Callable[[str], Path],
-    start_server: Callable[..., Any],
-    make_caller: Callable[[Any], Caller],
+def test_a_model_that_cannot_be_tuned_is_listed_so_and_an_adapter_of_it_is_neither_made_nor_tuned(
+    caller: Caller, random_server: Any, fixed_directory: Path
 ) -> None:
-    server = start_server(
-        f"--base-model=fixed={untunable_directory}", f"--base-model=minimax={directory_of('minimax')}"
-    )
-    caller = make_caller(server)
-    listed = {
-        capability: {m["slug"]: m["capabilities"] for m in caller.models(capability)}
-        for capability in ("any", "complete", "fineTune")
-    }
-    assert listed["any"] == listed["complete"]
-    assert listed["any"]["fixed"] == ["complete"]
-    assert listed["any"]["minimax"] == ["complete", "fineTune"]
-    assert set(listed["fineTune"]) == {"tiny", "minimax"}
-    body = {"model": {"baseModelId": caller.base_id("fixed"), "name": "a"}}
-    refused = caller.http.post("/models", json=body)
+    capabilities = {model["slug"]: model["capabilities"] for model in caller.models()}
+    assert capabilities["fixed"] == ["complete"]
+    assert capabilities["gpt2"] == ["complete", "fineTune"]
+    assert caller.models("complete") == caller.models()
+    assert [m["slug"] for m in caller.models("fineTune")] == ["tiny", "llama", "gpt2", "llama2-7b-chat"]
+    base_id = caller.base_id("fixed")
+    refused = caller.http.post("/models", json={"model": {"baseModelId": base_id, "name": "a"}})
     assert (refused.status_code, refused.json()["type"]) == (400, "modelIncapableOfFineTuning")
     assert "adapters of 'fixed' can't be fine-tuned" in refused.json()["message"]
-    choice = {"type": "choice", "value": ["yes", "no"]}
-    assert caller.complete(caller.base_id("minimax"), "bread?", guidance=choice)["generatedOutput"] in (
-        "yes",
-        "no",
+    assert caller.complete(base_id, "bread?")["modelVersion"] == 0
+
+    earlier = new_adapter_id()  # made when the model could still be tuned
+    store = Store(random_server.data_dir / DATABASE_FILE)
+    store.create_adapter(
+        id=earlier,
+        workspace_id=random_server.workspace_id,
+        name="earlier",
+        base_slug="fixed",
+        rank=2,
+        learning_rate=0.1,
+        base_fingerprint=fingerprint(fixed_directory),
     )
-    assert "fixed: micro-batches, " in server.log()
-    assert "no fine-tunes: in a training step it changes no answer" in server.log()
-    assert "minimax: one row at a time, 1 slot of 128 tokens" in server.log()
-    assert "one row at a time: in a batch a text gets other logits" in server.log()
+    store.close()
+    refused = caller.http.post(f"/models/{earlier}/fine-tune", json={"samples": [{"inputs": "bread"}]})
+    assert (refused.status_code, refused.json()["type"]) == (400, "modelIncapableOfFineTuning")
+    assert caller.complete(earlier, "bread?")["modelVersion"] == 0
+    ids = {
+        capability: [m["id"] for m in caller.http.get(f"/models?capability={capability}").json()["models"]]
+        for capability in ("fineTune", "complete")
+    }
+    assert earlier in ids["complete"]
+    assert earlier not in ids["fineTune"]
+    assert "float32; no fine-tunes: in a training step it changes no answer" in random_server.log()
 
 
 def test_an_encoder_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -228,9 +228,9 @@ def test_options_that_make_no_sense_are_named(options: list[str], said: str, tmp
 
 
 def test_a_model_has_its_slug_an_alias_and_an_id_that_stay_the_same(caller: Caller) -> None:
-    models = caller.http.get("/models", params={"onlyBase": "true"}).json()["models"]
+    models = caller.models()
     ids = {model["slug"]: model["id"] for model in models}
-    assert list(ids) == ["tiny", "llama", "gpt2", "llama2-7b-chat"]
+    assert list(ids) == ["tiny", "llama", "gpt2", "fixed", "llama2-7b-chat"]
     assert ids["tiny"] == "0b42d676-e2f4-5765-a2c6-555134017d6b_base_ml_model"
     assert ids["llama2-7b-chat"] == ids["llama"]
     assert len({len(value) for value in ids.values()} | {50}) == 1
