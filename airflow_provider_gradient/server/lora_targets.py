@@ -86,10 +86,11 @@ def _is_plain(module: nn.Module) -> bool:
     if not type(module).__module__.startswith(_MODELLING_CODE):
         return True
     weight: Any = module.weight
+    bias: Any = module.bias
     some = torch.linspace(-1, 1, weight.shape[-1], dtype=weight.dtype, device=weight.device).unsqueeze(0)
     with torch.no_grad():
         try:
-            return torch.allclose(module(some), linear(some, weight, module.bias), rtol=1e-2, atol=1e-2)
+            return torch.allclose(module(some), linear(some, weight, bias), rtol=1e-2, atol=1e-2)
         except (RuntimeError, TypeError):
             return False
 

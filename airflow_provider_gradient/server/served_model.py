@@ -196,10 +196,10 @@ def _load(directory: Path, placement: Placement) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    model: Any
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         directory, local_files_only=True, dtype=placement.dtype, output_loading_info=True
     )
+    model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(
             f"{len(missing)} of the weights of {type(model).__name__} are missing, {missing[0]} for one: "
@@ -228,8 +228,8 @@ def _check_template(config: BaseModelConfig, tokenizer: Any, core: Any) -> None:
     largest = max(encode_prompt(tokenizer, text), default=0)
     if largest >= (vocabulary := core.config.get_text_config().vocab_size):
         raise ValueError(
-            f"{source} writes {tokenizer.decode([largest])!r}, token {largest} of the tokenizer; the model "
-            f"has {vocabulary} tokens"
+            f"its tokenizer makes {tokenizer.decode([largest])!r} of a query, token {largest}; the model has "
+            f"{vocabulary} tokens"
         )
 
 

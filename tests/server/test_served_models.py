@@ -121,9 +121,7 @@ def test_a_template_with_tokens_that_the_model_lacks_is_refused_at_the_start(tmp
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     last = len(tokenizer) - 1
-    with pytest.raises(
-        StartError, match=rf"'<\|user\|>', token {last} of the tokenizer; the model has {last} "
-    ):
+    with pytest.raises(StartError, match=rf"'<\|user\|>' of a query, token {last}; the model has {last} "):
         ServedModel.load("mine", tmp_path)
 
 
