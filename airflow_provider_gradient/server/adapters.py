@@ -14,9 +14,16 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from airflow_provider_gradient.server.lora_stack import WEIGHTS_FILE, AdapterKey
+from airflow_provider_gradient.server.adapter_files import (
+    AdapterFileError,
+    Shape,
+    check_shapes,
+    read_json,
+    read_tensors,
+)
+from airflow_provider_gradient.server.lora_stack import CONFIG_FILE, WEIGHTS_FILE, AdapterKey
 from airflow_provider_gradient.server.weights import AdapterWeights
 
 
@@ -55,6 +62,7 @@ class PeftAdapters:
         """The model answering as this adapter, or as the bare base model, until the next call.
 
         :raises FileNotFoundError: this version isn't on the disk any more.
+        :raises AdapterFileError: its files are not what was written, or don't fit this base model.
         """
         if key is not None:
             self.activate(key)
@@ -67,6 +75,7 @@ class PeftAdapters:
         """Have an adapter in memory and active.
 
         :param new: configuration and seed of one that has no weights on the disk yet.
+        :raises FileNotFoundError, AdapterFileError: as :meth:`applied` has them.
         """
         if self._versions.get(key.id) != key.version:
             self.evict(key.id)
@@ -98,17 +107,37 @@ class PeftAdapters:
 
     def save(self, adapter_id: str, directory: Path) -> None:
         """Write an adapter as it is in memory, in PEFT's own format."""
-        tensors = get_peft_model_state_dict(self._peft, adapter_name=adapter_id, save_embedding_layers=False)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS_FILE)
+        tensors = {name: tensor.contiguous() for name, tensor in self._state(adapter_id).items()}
+        save_file(tensors, directory / WEIGHTS_FILE)
         self._peft.peft_config[adapter_id].save_pretrained(directory)
+
+    def shapes(self, adapter_id: str) -> dict[str, Shape]:
+        """The shapes of an adapter's weights by the names they have in its file."""
+        return {name: tensor.shape for name, tensor in self._state(adapter_id).items()}
+
+    def check_finite(self, adapter_id: str) -> None:
+        """See that an adapter's weights are numbers.
+
+        :raises AdapterFileError: some are not.
+        """
+        for name, tensor in self._state(adapter_id).items():
+            if not bool(tensor.isfinite().all()):
+                raise AdapterFileError(WEIGHTS_FILE, f"holds what is no number under {name!r}")
+
+    def _state(self, adapter_id: str) -> dict[str, Any]:
+        return get_peft_model_state_dict(self._peft, adapter_name=adapter_id, save_embedding_layers=False)
 
     def _load(self, key: AdapterKey) -> None:
         directory = self._weights.path(key.id, version=key.version)
-        tensors = load_file(directory / WEIGHTS_FILE)
-        self._add(key.id, LoraConfig.from_pretrained(str(directory)), 0)
-        loaded: Any = set_peft_model_state_dict(self._peft, tensors, adapter_name=key.id)
-        if loaded.unexpected_keys:
-            raise ValueError(f"{directory} doesn't fit its base model")
+        read_json(directory, CONFIG_FILE, key.digests)
+        tensors = read_tensors(directory, WEIGHTS_FILE, key.digests)
+        try:
+            config = LoraConfig.from_pretrained(str(directory))
+        except (TypeError, ValueError) as error:
+            raise AdapterFileError(CONFIG_FILE, f"is no configuration of PEFT's: {error}") from None
+        self._add(key.id, config, 0)
+        check_shapes(WEIGHTS_FILE, {name: t.shape for name, t in tensors.items()}, self.shapes(key.id))
+        set_peft_model_state_dict(self._peft, tensors, adapter_name=key.id)
 
     def _add(self, adapter_id: str, config: LoraConfig, seed: int) -> None:
         """Put a new adapter over the model; its random beginning depends on the seed alone."""

@@ -87,6 +87,10 @@ class ContinuousRoad:
         self._entering.append(_Placed(row, place))
         self._changed = True  # the stack may have moved to other memory
 
+    def forget(self, adapter_id: str) -> None:
+        """Let go of what is in memory of an adapter that no row uses."""
+        self._stack.forget(adapter_id)
+
     def step(self) -> None:
         """Read new prompts, then one more token for every row."""
         if self._entering:

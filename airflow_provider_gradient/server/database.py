@@ -21,7 +21,7 @@ from airflow_provider_gradient.server.failures import disk_full, is_disk_full
 from airflow_provider_gradient.server.settings import StartError
 
 DATABASE_FILE = "gradient.db"
-NEWEST_REVISION = "0002"
+NEWEST_REVISION = "0003"
 """The last revision in ``migrations/versions``."""
 _FIRST_REVISION = "0001"
 _BUSY_MILLISECONDS = 10_000
@@ -58,6 +58,7 @@ ADAPTERS = sa.Table(
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("updated_at", sa.String, nullable=False),
     sa.Column("base_fingerprint", sa.String),
+    sa.Column("digests", sa.JSON(none_as_null=True)),
 )
 ANSWERS = sa.Table(
     "answers",

@@ -120,9 +120,19 @@ class Engine:
         self._tuning.put(job)
         return job.answer
 
-    def forget(self, record: AdapterRecord) -> None:
-        """Remove a deleted adapter from disk when its turn comes."""
+    def forget(self, record: AdapterRecord) -> Future[None]:
+        """Let a deleted adapter leave memory, and the disk when its turn comes.
+
+        :returns: done when it has left memory or, where completions by it are under way, when it is to leave
+            with the last of them. What a fine-tune under way holds goes after it.
+        """
         self._tuning.put(ForgetJob(base_slug=record.base_slug, adapter_id=record.id))
+        lane = self._lanes.get(record.base_slug)
+        if lane is not None:
+            return lane.forget(record.id)
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
 
     def load(self) -> EngineLoad:
         """How it stands at this moment; takes no lock for long and waits for nothing."""

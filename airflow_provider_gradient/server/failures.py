@@ -201,3 +201,15 @@ def base_changed(adapter_id: str, base_slug: str) -> BadRequestError:
         status=400,
         type="failed",
     )
+
+
+def damaged_adapter(adapter_id: str, version: int, finding: str) -> ServerError:
+    """An adapter's files aren't what its last fine-tune wrote. By a part of them it would answer wrongly.
+
+    :param finding: the file's name and what is wrong with it.
+    """
+    return failed(
+        f"version {version} of the model adapter {adapter_id!r} is damaged: {finding}. Nothing was done. Put "
+        f"back the files of adapters/{adapter_id}/v{version} in the server's data directory from a backup, or "
+        "tune a new adapter."
+    )

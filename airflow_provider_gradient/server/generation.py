@@ -149,6 +149,10 @@ class Road(Protocol):
         """Take a row on; there must be a slot for it. Its adapter failing to load fails the row."""
         ...
 
+    def forget(self, adapter_id: str) -> None:
+        """Let go of what is in memory of an adapter that no row uses."""
+        ...
+
     def step(self) -> None:
         """Do the next bit of work, a few milliseconds of a small model's."""
         ...

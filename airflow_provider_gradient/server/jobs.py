@@ -42,7 +42,7 @@ class FineTuneJob:
 
 @dataclass(kw_only=True, eq=False)
 class ForgetJob:
-    """Everything that is kept of a deleted adapter can go."""
+    """Everything that is kept of a deleted adapter can go. Its record is gone already."""
 
     base_slug: str
     adapter_id: str
@@ -53,11 +53,30 @@ class CompletionQueue:
 
     def __init__(self) -> None:
         self._jobs: deque[CompleteJob] = deque()
+        self._deleted: dict[str, Future[None]] = {}
         self._changed = threading.Condition()
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def forget(self, adapter_id: str) -> Future[None]:
+        """Tell whoever takes jobs that an adapter was deleted; done once they have heard of it."""
+        heard: Future[None] = Future()
+        heard.set_running_or_notify_cancel()  # whoever waits for it may leave
+        with self._changed:
+            if self._closed:
+                heard.set_result(None)
+            else:
+                self._deleted[adapter_id] = heard
+                self._changed.notify()
+        return heard
+
+    def deleted(self) -> dict[str, Future[None]]:
+        """The adapters deleted since this was last asked, each with what is to be set when it is heard."""
+        with self._changed:
+            deleted, self._deleted = self._deleted, {}
+            return deleted
 
     def put(self, job: CompleteJob) -> bool:
         """Add a job; false where the queue is closed."""
@@ -71,11 +90,11 @@ class CompletionQueue:
     def take(self, most: int, *, wait: bool) -> list[CompleteJob] | None:
         """The next jobs, at most so many; ``None`` means that the queue is closed.
 
-        :param wait: until there is one.
+        :param wait: until there is one, or an adapter was deleted.
         """
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: self._jobs or self._closed)
+                self._changed.wait_for(lambda: self._jobs or self._deleted or self._closed)
             if self._closed:
                 return None
             return [self._jobs.popleft() for _ in range(min(most, len(self._jobs)))]
@@ -91,7 +110,7 @@ class CompletionQueue:
 
 
 class FineTuneQueue:
-    """Fine-tunes, and deletions, which end an adapter's turns."""
+    """Fine-tunes, and deletions, which end an adapter's turns and come before the other adapters'."""
 
     def __init__(self) -> None:
         self._turns: OrderedDict[str, deque[FineTuneJob | ForgetJob]] = OrderedDict()
@@ -108,6 +127,8 @@ class FineTuneQueue:
             if self._closed:
                 return False
             self._turns.setdefault(job.adapter_id, deque()).append(job)
+            if isinstance(job, ForgetJob):
+                self._turns.move_to_end(job.adapter_id, last=False)
             self._changed.notify()
             return True
 
@@ -121,6 +142,8 @@ class FineTuneQueue:
             job = jobs.popleft()
             if jobs:
                 self._turns[adapter_id] = jobs
+                if isinstance(jobs[-1], ForgetJob):
+                    self._turns.move_to_end(adapter_id, last=False)
             return job
 
     def close(self) -> list[FineTuneJob]:

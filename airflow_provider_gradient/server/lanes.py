@@ -11,13 +11,15 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import torch
 
 from airflow_provider_gradient.api import Completion, Usage
+from airflow_provider_gradient.server.adapter_files import AdapterFileError, finding
 from airflow_provider_gradient.server.answers import refused, settle, stopping
-from airflow_provider_gradient.server.failures import failed, unknown_adapter
+from airflow_provider_gradient.server.failures import damaged_adapter, failed, unknown_adapter
 from airflow_provider_gradient.server.generation import Continuation, Prompt, Road, Row
 from airflow_provider_gradient.server.jobs import (
     Answer,
@@ -50,6 +52,7 @@ class CompletionLane:
         self._queue = CompletionQueue()
         self._at_work: dict[CompleteJob, None] = {}
         self._alone: deque[Row] = deque()
+        self._deleted: set[str] = set()
         self._thread = threading.Thread(target=self._work, name=f"complete-{served.slug}", daemon=True)
         self._thread.start()
 
@@ -67,6 +70,11 @@ class CompletionLane:
         """Take a completion on."""
         if not self._queue.put(job):
             settle(job.answer, error=refused())
+
+    def forget(self, adapter_id: str) -> Future[None]:
+        """Let a deleted adapter leave memory: by the time that the future is done or, where completions by it
+        are under way, with the last of them."""
+        return self._queue.forget(adapter_id)
 
     def close(self) -> None:
         """Begin nothing more; what waits is refused."""
@@ -92,6 +100,7 @@ class CompletionLane:
                 self._at_work[job] = None
                 self._admit(job)
             self._step()
+            self._forget_deleted()
 
     def _room(self) -> int:
         return 0 if self._alone else self.road.slots - self.road.rows
@@ -102,13 +111,15 @@ class CompletionLane:
             return
         record = job.record if job.record is not None and job.record.version > 0 else None
         try:
+            if job.record is not None and self._store.adapter(job.record.id) is None:
+                raise unknown_adapter(job.record.id)  # deleted while it waited
             prompt = self._served.prompt(job.request)
         except Exception as error:
             self._fail(job, error)
             return
         row = Row(
             prompt,
-            AdapterKey(record.id, record.version) if record else None,
+            AdapterKey(record.id, record.version, record.digests) if record else None,
             finished=lambda continuation: self._finish(job, row, continuation),
             failed=lambda error: self._fail(job, error),
             left=job.answer.done,
@@ -130,6 +141,21 @@ class CompletionLane:
             else:
                 _LOG.warning("a batch of %d failed; trying each by itself", len(rows), exc_info=error)
                 self._alone.extend(row.again() for row in rows)
+
+    def _forget_deleted(self) -> None:
+        """Let go of deleted adapters that no completion under way uses; no later one is begun by them."""
+        heard = self._queue.deleted()
+        self._deleted.update(heard)
+        if self._deleted:
+            used = {job.record.id for job in self._at_work if job.record is not None}
+            for adapter_id in self._deleted - used:
+                try:
+                    self.road.forget(adapter_id)
+                except Exception:
+                    _LOG.exception("what is in memory of %s could not be removed", adapter_id)
+            self._deleted &= used
+        for told in heard.values():
+            told.set_result(None)
 
     def _finish(self, job: CompleteJob, row: Row, continuation: Continuation) -> None:
         self._at_work.pop(job, None)
@@ -158,18 +184,21 @@ class CompletionLane:
 
     def _fail(self, job: CompleteJob, error: Exception) -> None:
         self._at_work.pop(job, None)
-        if isinstance(error, FileNotFoundError) and job.record is not None:
+        if isinstance(error, AdapterFileError | FileNotFoundError) and job.record is not None:
             try:
                 current = self._store.adapter(job.record.id)
             except Exception as other:
                 settle(job.answer, error=other)
                 return
-            if current is None:
-                error = unknown_adapter(job.record.id)
-            elif current.version != job.record.version:  # a fine-tune came first: by its weights, then
-                job.record = current
+            if current is not None and current.version != job.record.version:
+                job.record = current  # a fine-tune came first: by its weights, then
                 self.put(job)
                 return
+            if current is None:
+                error = unknown_adapter(job.record.id)
+            else:
+                _LOG.error("adapter %s, version %d: %s", current.id, current.version, error)
+                error = damaged_adapter(current.id, current.version, finding(error))
         settle(job.answer, error=error)
 
 

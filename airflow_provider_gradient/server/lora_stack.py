@@ -8,16 +8,21 @@ gets another, and texts begun by the old one finish on the old one.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from airflow_provider_gradient.server.adapter_files import (
+    AdapterFileError,
+    Digests,
+    check_shapes,
+    read_json,
+    read_tensors,
+)
 from airflow_provider_gradient.server.llama_form import Joined
 from airflow_provider_gradient.server.lora_rows import AddedByAdapters, LoraTables
 
@@ -30,10 +35,14 @@ _FEWEST = 4
 
 @dataclass(frozen=True)
 class AdapterKey:
-    """One version of an adapter."""
+    """One version of an adapter.
+
+    :param digests: of its files, where they are on record; see :mod:`.adapter_files`.
+    """
 
     id: str
     version: int
+    digests: Digests | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -48,19 +57,33 @@ class Lora:
     scale: float
 
     @classmethod
-    def load(cls, directory: Path) -> Lora:
+    def load(cls, directory: Path, digests: Digests | None = None) -> Lora:
         """Read an adapter in PEFT's format.
 
-        :raises OSError, ValueError: the files can't be read.
+        :param digests: of the directory's files, where they are on record.
+        :raises FileNotFoundError: a file is missing.
+        :raises AdapterFileError: a file is not what was written, or the two don't go together.
         """
-        config = json.loads((directory / CONFIG_FILE).read_text())
-        tensors = load_file(directory / WEIGHTS_FILE)
-        names = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
+        config = read_json(directory, CONFIG_FILE, digests)
+        try:
+            rank, scale = int(config["r"]), config["lora_alpha"] / config["r"]
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            raise AdapterFileError(CONFIG_FILE, "names no rank and alpha") from None
+        tensors = read_tensors(directory, WEIGHTS_FILE, digests)
+        names = {name.rpartition(".lora_")[0] for name in tensors}
+        alone = tensors.keys() ^ {f"{name}.lora_{part}.weight" for name in names for part in "AB"}
+        if alone:
+            raise AdapterFileError(WEIGHTS_FILE, f"has no pair of A and B at {min(alone)!r}")
         pairs = {
             name.removeprefix(_PREFIX): (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"])
             for name in names
         }
-        return cls(pairs, config["lora_alpha"] / config["r"])
+        for name, (first, second) in pairs.items():
+            if first.dim() != 2 or second.dim() != 2 or not len(first) == second.shape[1] == rank:
+                raise AdapterFileError(
+                    WEIGHTS_FILE, f"holds {name!r} in another rank than the {rank} of {CONFIG_FILE}"
+                )
+        return cls(pairs, scale)
 
     @property
     def rank(self) -> int:
@@ -82,6 +105,11 @@ class LoraStack:
         self._read = read
         self._places: OrderedDict[AdapterKey, int] = OrderedDict()
         self._tables = [LoraTables.zeros(target, places=_FEWEST, rank=1) for target in targets]
+        self._layers = {
+            name: (target.inputs, outputs)
+            for target in targets
+            for name, outputs in zip(target.names, target.outputs, strict=True)
+        }
 
     def __len__(self) -> int:
         return len(self._places)
@@ -91,18 +119,25 @@ class LoraStack:
         """Where the adapter's weights are in the stack, read if they are not in memory.
 
         :param used: adapters that must stay.
-        :raises ValueError: it doesn't fit this base model.
+        :raises AdapterFileError: it doesn't fit this base model.
         """
         if key not in self._places:
             lora = self._read(key)
-            if lora.pairs.keys() != {name for target in self._targets for name in target.names}:
-                raise ValueError(f"adapter {key.id} doesn't fit this base model")
+            found = {name: (a.shape[1], b.shape[0]) for name, (a, b) in lora.pairs.items()}
+            check_shapes(WEIGHTS_FILE, found, self._layers)
             place = self._free_place(used)
             self._make_room(place + 1, lora.rank)
             self._fill(place, lora)
             self._places[key] = place
         self._places.move_to_end(key)
         return self._places[key]
+
+    def forget(self, adapter_id: str) -> None:
+        """Let go of an adapter that no row uses any more; its weights are wiped."""
+        for key in [key for key in self._places if key.id == adapter_id]:
+            place = self._places.pop(key)
+            for tables in self._tables:
+                tables.fill(place, [], scale=0.0)
 
     def added(self, places: Sequence[int | None]) -> AddedByAdapters | None:
         """What adapters add to a batch; ``None`` where no row has one.

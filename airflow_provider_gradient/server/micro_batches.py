@@ -28,6 +28,10 @@ class AdaptersOver(Protocol):
         """The model as this adapter, or as the bare base model."""
         ...
 
+    def evict(self, adapter_id: str) -> None:
+        """Forget what is in memory of an adapter, if anything."""
+        ...
+
 
 class MicroBatchRoad:
     """See :class:`.generation.Road`.
@@ -71,6 +75,10 @@ class MicroBatchRoad:
     def admit(self, row: Row) -> None:
         """Take a row on; there must be a slot for it."""
         self._waiting.append(row)
+
+    def forget(self, adapter_id: str) -> None:
+        """Let go of what is in memory of an adapter that no row uses."""
+        self._adapters.evict(adapter_id)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -47,7 +47,7 @@ def road_of(
         return _micro_batches(served, plan, weights, resident_adapters)
 
     def read(key: AdapterKey) -> Lora:
-        return Lora.load(weights.path(key.id, version=key.version))
+        return Lora.load(weights.path(key.id, version=key.version), key.digests)
 
     return ContinuousRoad(
         Slots(form, slots=plan.slots, longest=plan.longest),

@@ -167,12 +167,12 @@ async def get_model(request: Request, services: Services, workspace: str) -> JSO
 
 @operation
 async def delete_model(request: Request, services: Services, workspace: str) -> JSONResponse:
-    """An adapter is gone with this answer; its files go a little later."""
+    """An adapter is gone with this answer, from memory too; its files go a little later."""
     model_id = _model_id(request)
     record = _adapter(services, workspace, model_id)
     if not await run_in_threadpool(services.store.delete_adapter, model_id, workspace_id=workspace):
         raise unknown_adapter(model_id)
-    services.engine.forget(record)
+    await asyncio.wrap_future(services.engine.forget(record))
     return JSONResponse({})
 
 

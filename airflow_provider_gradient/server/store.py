@@ -29,7 +29,8 @@ class AdapterRecord:
     """One adapter. ``version`` counts its fine-tunes; at 0 it has no weights on disk and equals its base.
 
     ``base_fingerprint`` stands for the base model's weights that it was made or tuned on, see
-    :mod:`.fingerprint`; ``None`` where an older server made it.
+    :mod:`.fingerprint`; ``None`` where an older server made it. ``digests`` has the SHA-256 of each file of
+    the version, see :mod:`.adapter_files`; ``None`` at version 0 and where an older server wrote them.
     """
 
     id: str
@@ -42,6 +43,7 @@ class AdapterRecord:
     created_at: str
     updated_at: str
     base_fingerprint: str | None = None
+    digests: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,16 +211,23 @@ class Store:
             return _find_answer(connection, call)
 
     def advance(
-        self, id: str, *, version: int, answer: dict[str, Any], call: RepeatableCall | None = None
+        self,
+        id: str,
+        *,
+        version: int,
+        answer: dict[str, Any],
+        digests: Mapping[str, str] | None = None,
+        call: RepeatableCall | None = None,
     ) -> bool:
         """Make ``version`` the one that counts, with the answer of the call that made it.
 
+        :param digests: of the version's files.
         :returns: false where the adapter is gone; nothing is recorded then.
         """
         moved = (
             ADAPTERS.update()
             .where(ADAPTERS.c.id == id, ADAPTERS.c.version == version - 1)
-            .values(version=version, updated_at=_now())
+            .values(version=version, digests=digests, updated_at=_now())
         )
         with self._database.write() as connection:
             if connection.execute(moved).rowcount == 0:

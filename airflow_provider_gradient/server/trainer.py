@@ -14,16 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from airflow_provider_gradient.api import NanLossError
+from airflow_provider_gradient.server.adapter_files import AdapterFileError, check_shapes, finding
 from airflow_provider_gradient.server.adapters import PeftAdapters, twin_of
 from airflow_provider_gradient.server.encoding import EncodedSample, encode_samples
-from airflow_provider_gradient.server.failures import unknown_adapter
+from airflow_provider_gradient.server.failures import damaged_adapter, unknown_adapter
 from airflow_provider_gradient.server.jobs import Answer, FineTuneJob
 from airflow_provider_gradient.server.lora_stack import AdapterKey
 from airflow_provider_gradient.server.lora_targets import lora_targets
 from airflow_provider_gradient.server.model_config import BaseModelConfig
 from airflow_provider_gradient.server.served_model import ServedModel
 from airflow_provider_gradient.server.store import AdapterRecord, Store
-from airflow_provider_gradient.server.training import TrainerState, fine_tune, new_lora_config
+from airflow_provider_gradient.server.training import (
+    MOMENTS_FILE,
+    STATE_FILE,
+    TrainerState,
+    fine_tune,
+    new_lora_config,
+)
 from airflow_provider_gradient.server.weights import AdapterWeights
 
 _LOG = logging.getLogger(__name__)
@@ -72,8 +79,12 @@ class Trainer:
             )
             version = record.version + 1
             answer = result.to_wire() | {"modelVersion": version}
-            self._weights.write(record.id, version=version, save=lambda path: self._save(record, state, path))
-            if not self._store.advance(record.id, version=version, answer=answer, call=job.call):
+            digests = self._weights.write(
+                record.id, version=version, save=lambda path: self._save(record, state, path)
+            )
+            if not self._store.advance(
+                record.id, version=version, answer=answer, digests=digests, call=job.call
+            ):
                 raise unknown_adapter(record.id)
         except BaseException as error:
             self.forget(record.id)
@@ -107,18 +118,36 @@ class Trainer:
         return config.model_copy(update={"training": training})
 
     def _load(self, record: AdapterRecord) -> TrainerState:
-        key = AdapterKey(record.id, record.version)
+        """Have the adapter in memory, and give its state.
+
+        :raises ServerError: what lies on the disk is not what the last fine-tune wrote.
+        """
         if record.version == 0:
             policy = self._served.config.training
             config = new_lora_config(record.rank, policy, lora_targets(self._served.model))
-            self._adapters.activate(key, new=(config, seed_of(record)))
+            self._adapters.activate(AdapterKey(record.id, 0), new=(config, seed_of(record)))
+            self._states.setdefault(record.id, TrainerState())
         else:
-            self._adapters.activate(key)
-        if record.id not in self._states:
-            directory = self._weights.path(record.id, version=record.version)
-            self._states[record.id] = TrainerState.load(directory)
+            try:
+                self._adapters.activate(AdapterKey(record.id, record.version, record.digests))
+                if record.id not in self._states:
+                    self._states[record.id] = self._read_state(record)
+            except (AdapterFileError, FileNotFoundError) as error:
+                raise damaged_adapter(record.id, record.version, finding(error)) from error
         self._states = {name: kept for name, kept in self._states.items() if name in self._adapters}
         return self._states[record.id]
+
+    def _read_state(self, record: AdapterRecord) -> TrainerState:
+        """The state beside an adapter's weights, which must fit them; the weights must be numbers."""
+        self._adapters.check_finite(record.id)
+        directory = self._weights.path(record.id, version=record.version)
+        if not (directory / STATE_FILE).exists():
+            raise AdapterFileError(STATE_FILE, "is missing")
+        state = TrainerState.load(directory, record.digests)
+        if state.steps:
+            moments = {name: first.shape for name, (first, _) in state.moments.items()}
+            check_shapes(MOMENTS_FILE, moments, self._adapters.shapes(record.id))
+        return state
 
     def _save(self, record: AdapterRecord, state: TrainerState, directory: Path) -> None:
         self._adapters.save(record.id, directory)

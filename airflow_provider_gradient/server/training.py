@@ -26,13 +26,19 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from airflow_provider_gradient.api import FineTuneResult, NanLossError
+from airflow_provider_gradient.server.adapter_files import (
+    AdapterFileError,
+    Digests,
+    read_json,
+    read_tensors,
+)
 from airflow_provider_gradient.server.encoding import EncodedSample
 from airflow_provider_gradient.server.generation import Abilities
 from airflow_provider_gradient.server.model_config import BaseModelConfig, TrainingPolicy
@@ -101,22 +107,26 @@ class TrainerState:
             (directory / f"{name}.new").replace(directory / name)
 
     @classmethod
-    def load(cls, directory: Path) -> TrainerState:
+    def load(cls, directory: Path, digests: Digests | None = None) -> TrainerState:
         """What :meth:`save` wrote; an adapter that was never trained has a new state.
 
-        :raises OSError, ValueError: the files are there but can't be read.
+        :param digests: of the directory's files, where they are on record.
+        :raises OSError, ValueError: the files are there but can't be read, or are not what was written.
         """
         if not (directory / STATE_FILE).exists():
             return cls()
-        record = json.loads((directory / STATE_FILE).read_text())
-        tensors = load_file(directory / MOMENTS_FILE)
+        record = read_json(directory, STATE_FILE, digests)
+        tensors = read_tensors(directory, MOMENTS_FILE, digests)
         names = [name.removeprefix("first.") for name in tensors if name.startswith("first.")]
-        return cls(
-            steps=record["steps"],
-            moments={name: (tensors[f"first.{name}"], tensors[f"second.{name}"]) for name in names},
-            neighbours=[Neighbour(tuple(t), start, prompt) for t, start, prompt in record["neighbours"]],
-            seen=set(record["seen"]),
-        )
+        try:
+            return cls(
+                steps=record["steps"],
+                moments={name: (tensors[f"first.{name}"], tensors[f"second.{name}"]) for name in names},
+                neighbours=[Neighbour(tuple(t), start, prompt) for t, start, prompt in record["neighbours"]],
+                seen=set(record["seen"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise AdapterFileError(STATE_FILE, f"or {MOMENTS_FILE} lacks a part: {error!r}") from None
 
 
 @dataclass(frozen=True)

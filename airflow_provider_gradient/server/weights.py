@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from airflow_provider_gradient.server.adapter_files import digests_of
 from airflow_provider_gradient.server.failures import disk_full, is_disk_full
 
 
@@ -28,9 +29,12 @@ class AdapterWeights:
         """The directory of one version."""
         return self._directory / adapter_id / f"v{version}"
 
-    def write(self, adapter_id: str, *, version: int, save: Callable[[Path], None]) -> None:
+    def write(
+        self, adapter_id: str, *, version: int, save: Callable[[Path], None]
+    ) -> dict[str, str]:
         """Have ``save`` fill a directory and make it the adapter's ``version``, whole or not at all.
 
+        :returns: the digests of its files, for the record.
         :raises ServerError: the disk is full.
         """
         target = self.path(adapter_id, version=version)
@@ -41,6 +45,7 @@ class AdapterWeights:
             aside.mkdir(parents=True)
             save(aside)
             _sync_tree(aside)
+            digests = digests_of(aside)
             aside.rename(target)
         except BaseException as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -49,6 +54,7 @@ class AdapterWeights:
             raise
         _sync(target.parent)
         _sync(self._directory)
+        return digests
 
     def check_writable(self) -> None:
         """Write a small file and remove it.
