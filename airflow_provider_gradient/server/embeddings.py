@@ -140,7 +140,10 @@ class EmbeddingsService:
         for start in range(0, len(texts), _ROWS):
             if self._stopping.is_set():
                 raise _stopped()
-            for vector in model.embed(texts[start : start + _ROWS]).tolist():
+            vectors = model.embed(texts[start : start + _ROWS])
+            if not np.isfinite(vectors).all():
+                raise ServerError("the embeddings model's output is not a number", status=500)
+            for vector in vectors.tolist():
                 embeddings.append({"embedding": vector, "index": len(embeddings)})
         return to_json({"embeddings": embeddings})
 

@@ -8,6 +8,7 @@ own ``generate`` gives (but for the rounding of sums, which differs by the shape
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -93,8 +94,8 @@ class Row:
         return False
 
     def choose(self, log_probabilities: Sequence[float]) -> None:
-        """End with the likeliest choice."""
-        if any(value != value for value in log_probabilities):
+        """End with the likeliest choice, if the model's output tells one."""
+        if any(math.isnan(value) for value in log_probabilities) or max(log_probabilities) == -math.inf:
             self.finished(Continuation(finish_reason="diverged"))
             return
         best = max(range(len(log_probabilities)), key=log_probabilities.__getitem__)

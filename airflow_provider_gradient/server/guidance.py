@@ -56,10 +56,13 @@ class Choices:
         return [prefix for prefix in self._nodes if not any(other[:-1] == prefix for other in self._nodes)]
 
     def log_probabilities(self, logits: torch.Tensor) -> list[float]:
-        """The log-probability of each value as the beginning of what follows the prompt, in nats.
+        """The log-probability of each value as the beginning of what follows the prompt, in nats; NaN for all
+        of them where any of the logits they rest on are no numbers.
 
         :param logits: after the prompt, then after each node: (1 + nodes) x vocabulary.
         """
+        if not bool(logits.amax(dim=-1).isfinite().all()):
+            return [math.nan] * len(self.lengths)
         table = logits.float().log_softmax(dim=-1).cpu()
         told = table[[parent + 1 for parent in self.branches.parents], self.branches.tokens].tolist()
         totals = [-math.inf] * len(self.lengths)

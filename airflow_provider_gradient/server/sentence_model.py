@@ -67,7 +67,8 @@ class SentenceModel:
                 lower_case=layout.limits.get("do_lower_case") is True,
                 max_tokens=_max_tokens(layout.limits, tokenizer, model),
             )
-            served.embed(["a text", "and another"])
+            if not np.isfinite(served.embed(["a text", "and another"])).all():
+                raise _UnsupportedError("its vectors are no numbers")
         except _UnsupportedError as error:
             raise StartError(f"{source}: {error}") from None
         except Exception as error:  # whatever a broken directory makes the libraries raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import wait_until
 
 from airflow_provider_gradient.api import (
     CompleteRequest,
@@ -142,6 +143,47 @@ def test_a_completion_whose_adapter_is_deleted_meanwhile_is_told_so(workplace: W
     with pytest.raises(UnknownModelError):
         workplace.engine.complete("llama", gone, question()).result(60)
     assert workplace.engine.complete("llama", None, question()).result(60)
+
+
+def delete(workplace: Workplace, record: AdapterRecord) -> None:
+    """As the server does it."""
+    assert workplace.store.delete_adapter(record.id, workspace_id="w")
+    workplace.engine.forget(record).result(60)
+
+
+@pytest.mark.parametrize("slug", ["llama", "gpt2"])
+def test_a_deleted_adapter_has_left_memory_and_the_others_stay(slug: str, workplace: Workplace) -> None:
+    engine = workplace.engine
+    base = engine.complete(slug, None, question()).result(60)
+    gone, other = workplace.tune(base_slug=slug), workplace.tune(workplace.tune(base_slug=slug))
+    of_gone, of_other = (engine.complete(slug, record, question()).result(60) for record in (gone, other))
+    assert of_gone != of_other
+    assert engine.load().resident_adapters == 2
+    delete(workplace, gone)
+    assert engine.load().resident_adapters == 1
+    assert engine.complete(slug, other, question()).result(60) == of_other
+    with pytest.raises(UnknownModelError):
+        engine.complete(slug, gone, question()).result(60)
+    assert engine.load().resident_adapters == 1, "no late request brings it back"
+    delete(workplace, other)
+    assert engine.load().resident_adapters == 0
+    assert engine.complete(slug, None, question()).result(60) == base
+    twin = workplace.tune(base_slug=slug)
+    assert engine.complete(slug, twin, question()).result(60) == of_gone, "in the place of one that left"
+
+
+@pytest.mark.parametrize("slug", ["llama", "gpt2"])
+def test_a_completion_under_way_finishes_by_its_deleted_adapter_which_leaves_memory_then(
+    slug: str, workplace: Workplace
+) -> None:
+    engine, record = workplace.engine, workplace.tune(base_slug=slug)
+    expected = engine.complete(slug, record, question(100)).result(60)
+    begun = engine.complete(slug, record, question(100))
+    while not engine.load().running:
+        assert not begun.done()
+    delete(workplace, record)
+    assert begun.result(60) == expected
+    wait_until(lambda: engine.load().resident_adapters == 0, seconds=10)
 
 
 def test_how_each_model_is_served_is_shown(workplace: Workplace) -> None:

@@ -19,6 +19,7 @@ from airflow_provider_gradient.server.continuous import ContinuousRoad
 from airflow_provider_gradient.server.devices import Placement
 from airflow_provider_gradient.server.generation import Continuation, Prompt, Road, Row
 from airflow_provider_gradient.server.llama_form import LlamaForm
+from airflow_provider_gradient.server.guidance import Choices
 from airflow_provider_gradient.server.lora_stack import AdapterKey, Lora, LoraStack
 from airflow_provider_gradient.server.micro_batches import MicroBatchRoad
 from airflow_provider_gradient.server.roads import road_of
@@ -268,9 +269,9 @@ def test_a_draw_from_one_token_is_greedy(sampling: Sampling, subject: Subject) -
     assert run(subject.road(), one) == run(subject.road(), greedy)
 
 
-def test_an_adapter_that_diverged_is_an_error_of_its_own_rows_alone(subject: Subject) -> None:
+def diverged(subject: Subject) -> AdapterKey:
+    """An adapter whose weights are no numbers."""
     healthy = subject.weights.path("adapter0", version=1)
-    broken = AdapterKey("broken", 1)
     target = subject.weights.path("broken", version=1)
     if not target.exists():
         from safetensors.torch import load_file, save_file
@@ -282,6 +283,11 @@ def test_an_adapter_that_diverged_is_an_error_of_its_own_rows_alone(subject: Sub
             {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()},
             target / "adapter_model.safetensors",
         )
+    return AdapterKey("broken", 1)
+
+
+def test_an_adapter_that_diverged_is_an_error_of_its_own_rows_alone(subject: Subject) -> None:
+    broken = diverged(subject)
     prompts = [subject.prompt(text) for text in TEXTS]
     keys: list[AdapterKey | None] = [None, broken, subject.keys[1], None, broken, subject.keys[2]]
     road = subject.road()
@@ -291,6 +297,27 @@ def test_an_adapter_that_diverged_is_an_error_of_its_own_rows_alone(subject: Sub
                 assert continuation == Continuation(finish_reason="diverged")
             else:
                 assert continuation.tokens == subject.expected(prompts[number], keys[number])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"choices": Choices([[[70]], [[70, 71]], [[80], [81]]])},
+        {"sampling": Sampling(temperature=1.0, seed=1)},
+        {"sampling": Sampling(temperature=0.7, top_k=5, top_p=0.9, seed=1)},
+    ],
+    ids=["choices", "temperature", "top_p"],
+)
+def test_an_adapter_that_diverged_has_neither_choice_nor_draw(
+    fields: dict[str, Any], subject: Subject
+) -> None:
+    broken = diverged(subject)
+    prompts = [subject.prompt(text, **fields) for text in TEXTS[:4]]
+    keys: list[AdapterKey | None] = [subject.keys[1], broken, None, broken]
+    healthy = [run(subject.road(), [prompts[number]], [keys[number]])[0] for number in (0, 2)]
+    found = run(subject.road(), prompts, keys)
+    assert found[1] == found[3] == Continuation(finish_reason="diverged")
+    assert [found[0], found[2]] == healthy
 
 
 def test_more_adapters_than_stay_in_memory_take_turns(subject_of: Callable[[str], Subject]) -> None:

@@ -120,6 +120,15 @@ def test_the_beginning_of_a_longer_value_does_not_win_by_being_its_beginning() -
     assert math.exp(no) == pytest.approx(0.9 * 0.2, rel=1e-3)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("row", [0, 1])
+def test_where_the_model_gives_no_numbers_no_value_has_a_probability(number: float, row: int) -> None:
+    choices = Choices([[[1]], [[1, 2]], [[3], [4]]])
+    logits = torch.zeros(1 + len(choices.prefixes), 6)
+    logits[row, 5] = number
+    assert all(math.isnan(value) for value in choices.log_probabilities(logits))
+
+
 def test_a_value_counts_with_and_without_a_blank_before_it(served: ServedModel) -> None:
     values = ["red", "green", "no"]
     request = CompleteRequest(

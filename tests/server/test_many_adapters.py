@@ -42,6 +42,24 @@ def multiply(data_dir: Path, adapter: str) -> list[str]:
     return ids
 
 
+def test_a_deleted_adapter_is_no_longer_in_memory_when_its_deletion_is_answered(
+    start_server: Callable[..., Any],
+    make_caller: Callable[[Any], Any],
+    llama_directory: Path,
+    gpt2_directory: Path,
+) -> None:
+    server = start_server(f"--base-model=llama={llama_directory}", f"--base-model=gpt2={gpt2_directory}")
+    caller = make_caller(server)
+    adapters = [caller.create(slug) for slug in ("llama", "gpt2")]
+    for adapter in adapters:
+        caller.fine_tune(adapter, "the red hen")
+        caller.complete(adapter, "the red hen said")
+    for left, adapter in ((1, adapters[0]), (0, adapters[1])):
+        assert metric(server, "gradient_adapters_resident") == left + 1
+        assert caller.http.delete(f"/models/{adapter}").status_code == 200
+        assert metric(server, "gradient_adapters_resident") == left
+
+
 def test_a_thousand_adapters_cost_no_memory_until_they_are_used(
     start_server: Callable[..., Any], make_caller: Callable[[Any], Any], llama_directory: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
+from airflow_provider_gradient.api import ServerError
+from airflow_provider_gradient.server.embeddings import EmbeddingsService
 from airflow_provider_gradient.server.sentence_model import SentenceModel
 from airflow_provider_gradient.server.settings import StartError
 
@@ -171,3 +173,31 @@ def test_a_directory_that_cannot_be_loaded_is_said_in_one_line(directory: Path, 
     with pytest.raises(StartError, match=r"embeddings model 'mine' in .* can't be loaded: ") as refusal:
         SentenceModel.load("mine", directory)
     assert "\n" not in str(refusal.value)
+
+
+def with_nan(bert_directory: Path, folder: Path, *, tokens: list[int] | slice) -> Path:
+    """A model that has no numbers for these tokens."""
+    shutil.copytree(bert_directory, folder)
+    model = AutoModel.from_pretrained(folder)
+    model.embeddings.word_embeddings.weight.data[tokens] = torch.nan
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_text_for_which_a_model_has_no_numbers_is_an_error_of_its_own_request(
+    bert_directory: Path, tmp_path: Path
+) -> None:
+    z = AutoTokenizer.from_pretrained(bert_directory)("z").input_ids[-1]
+    directory = with_nan(bert_directory, tmp_path / "model", tokens=[z])
+    service = EmbeddingsService({"broken": directory}, threads=1)
+    assert b"NaN" not in service.embed("broken", ["a text"]).result(60)
+    with pytest.raises(ServerError, match="output is not a number") as error:
+        service.embed("broken", ["a text", "zzz"]).result(60)
+    assert error.value.status == 500
+    service.stop()
+
+
+def test_a_model_of_no_numbers_is_not_served(bert_directory: Path, tmp_path: Path) -> None:
+    directory = with_nan(bert_directory, tmp_path / "model", tokens=slice(None))
+    with pytest.raises(StartError, match="its vectors are no numbers"):
+        SentenceModel.load("broken", directory)
