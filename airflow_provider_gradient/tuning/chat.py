@@ -5,6 +5,10 @@ whose. So a conversation is rendered again and again, each time with one message
 its part. Of an answer's part, what the template also writes to ask for an answer (``add_generation_prompt``)
 is context, the rest is learnt. A template whose text changes where a message follows can't be taken apart so,
 and is refused. Templates run in Jinja's sandbox.
+
+A message says itself whether it is learnt, where it says so: ``weight`` 0, as OpenAI's files have it, or
+``train`` false make context of an answer. Any other key is either read by the template or refused, since what
+no template shows would be left out of the training without a word.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airflow_provider_gradient.api import InvalidRequestError
@@ -60,6 +65,11 @@ CHAT_TEMPLATES: dict[str, str] = {
 ``question`` (``Question: ...``, which the built-in model knows). The opening token is the server's to add."""
 
 
+_OWN_KEYS = ("role", "content", "weight", "train")
+_CALLS = ("tool_calls", "function_call")
+"""With these a message needs no content; only a template that reads them takes them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatPart:
     """A piece of a rendered conversation.
@@ -99,15 +109,52 @@ class ChatTemplate:
             extensions=["jinja2.ext.loopcontrols"],
         )
         environment.globals["raise_exception"] = _refuse
+        source = CHAT_TEMPLATES.get(template, template)
         try:
-            self._template = environment.from_string(CHAT_TEMPLATES.get(template, template))
+            self._template = environment.from_string(source)
+            self._read_keys = _names_in(environment.parse(source))
         except jinja2.TemplateError as error:
             raise InvalidRequestError(f"chat_template is no template: {error}") from None
+
+    def read(self, value: object, *, column: str, where: str) -> list[dict[str, Any]]:
+        """The conversation that a column holds: a list of messages, or its JSON.
+
+        A message is an object with ``role`` and ``content``, and perhaps ``weight`` (0 or 1), ``train`` (a
+        boolean) and what else the template reads. Keys that are null or an empty list count as absent.
+
+        :param where: the words for the row in messages.
+        :raises SampleError: it is something else, says nothing, or has a key that nothing reads.
+        """
+        messages = _as_messages(value, column=column, where=where)
+        for number, message in enumerate(messages):
+            self._check(message, f"{where}: message {number} of column {column!r}")
+        return messages
+
+    def _check(self, message: Mapping[str, Any], what: str) -> None:
+        unknown = [key for key in message if key not in _OWN_KEYS and key not in self._read_keys]
+        if unknown:
+            raise SampleError(f"{what} {_refusal_of_keys(unknown)}", reason="unknown_key")
+        calls = any(key in message for key in _CALLS)
+        for key in ("role", "content"):
+            needless = key == "content" and calls and message["content"] is None
+            if not needless and not isinstance(message.get(key), str):
+                raise SampleError(f"{what} has no text in {key!r}", reason="invalid")
+        if not calls and not message["content"].strip():
+            raise SampleError(f"{what} is empty", reason="empty")
+        wishes = _wishes(message, what)
+        if len(wishes) > 1:
+            raise SampleError(f"{what}: its weight and its train contradict each other", reason="weight")
+        if True in wishes and message["role"] not in self._roles:
+            raise SampleError(
+                f"{what} is to be learnt, but its role {message['role']!r} is not among trainable_roles: name "
+                "the role there, or leave weight and train out",
+                reason="weight",
+            )
 
     def parts(self, messages: Sequence[Mapping[str, Any]], where: str) -> list[ChatPart]:
         """The conversation, piece by piece.
 
-        :param messages: as :func:`read_messages` gives them.
+        :param messages: as :meth:`read` gives them.
         :param where: the words for the row in messages.
         :raises SampleError: the template can't be filled in, or not be taken apart.
         """
@@ -121,13 +168,13 @@ class ChatTemplate:
                     "can't be told whose words are whose; write a template that only appends",
                     reason="invalid",
                 )
-            trainable = message["role"] in self._roles
+            trainable = message["role"] in self._roles and not is_excluded(message)
             asked = self._render(messages[: count - 1], where, ask=True) if trainable else ""
             start = len(asked) if asked and longer.startswith(asked) else len(text)
             if start > len(text):
                 parts.append(ChatPart(text=longer[len(text) : start], trainable=False))
             if len(longer) > start:
-                content = message["content"] if trainable else ""
+                content = message["content"] or "" if trainable else ""
                 parts.append(ChatPart(text=longer[start:], trainable=trainable, content=content))
             text = longer
         return parts
@@ -148,11 +195,13 @@ def _refuse(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
-def read_messages(value: object, *, column: str, where: str) -> list[dict[str, Any]]:
-    """The conversation that a column holds: a list of objects with ``role`` and ``content``, or its JSON.
+def is_excluded(message: Mapping[str, Any]) -> bool:
+    """Whether the message itself says that it is not to be learnt."""
+    return message.get("weight") == 0 or message.get("train") is False
 
-    :raises SampleError: it is something else, or says nothing.
-    """
+
+def _as_messages(value: object, *, column: str, where: str) -> list[dict[str, Any]]:
+    """The objects in a column, without what is null or an empty list."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -164,17 +213,50 @@ def read_messages(value: object, *, column: str, where: str) -> list[dict[str, A
         raise SampleError(f"{where}: column {column!r} is no list of messages", reason="invalid")
     if not value:
         raise SampleError(f"{where}: column {column!r} has no message in it", reason="empty")
+    messages = []
     for number, message in enumerate(value):
         if not isinstance(message, Mapping):
             raise SampleError(
                 f"{where}: message {number} of column {column!r} is no object with role and content",
                 reason="invalid",
             )
-        for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
-                raise SampleError(
-                    f"{where}: message {number} of column {column!r} has no text in {key!r}", reason="invalid"
-                )
-        if not message["content"].strip():
-            raise SampleError(f"{where}: message {number} of column {column!r} is empty", reason="empty")
-    return [dict(message) for message in value]
+        present = {key: told for key, told in message.items() if told is not None and told != []}
+        messages.append({"content": None} | present)
+    return messages
+
+
+def _wishes(message: Mapping[str, Any], what: str) -> set[bool]:
+    """What ``weight`` and ``train`` say, where they are given."""
+    wishes = set()
+    if "weight" in message:
+        weight = message["weight"]
+        if isinstance(weight, bool) or weight not in (0, 1):
+            raise SampleError(
+                f"{what} has the weight {weight!r}: it is 1 for a message to learn, 0 for one to leave out of "
+                "the loss. What lies between is for whole rows, by multiplier_column",
+                reason="weight",
+            )
+        wishes.add(weight == 1)
+    if "train" in message:
+        if not isinstance(message["train"], bool):
+            raise SampleError(f"{what}: its train is {message['train']!r}, not true or false", reason="weight")
+        wishes.add(message["train"])
+    return wishes
+
+
+def _refusal_of_keys(unknown: Sequence[str]) -> str:
+    named = f"unknown key{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}"
+    if {"from", "value"} & set(unknown):
+        return f"has the {named}: rename ShareGPT's 'from' to 'role' and 'value' to 'content'"
+    return (
+        f"has the {named}: a message has role, content, weight and train, and what the chat template reads. "
+        "This template doesn't read them, so they would be left out of the training; take them out of the "
+        "data, or give a template that shows them"
+    )
+
+
+def _names_in(template: nodes.Template) -> frozenset[str]:
+    """All attributes and keys that a template speaks of."""
+    attributes = {node.attr for node in template.find_all(nodes.Getattr)}
+    constants = {node.value for node in template.find_all(nodes.Const) if isinstance(node.value, str)}
+    return frozenset(attributes | constants)

@@ -23,7 +23,7 @@ from airflow_provider_gradient.datasets import (
     open_dataset,
     read_rows,
 )
-from airflow_provider_gradient.tuning.chat import ChatTemplate, read_messages
+from airflow_provider_gradient.tuning.chat import ChatTemplate, is_excluded
 from airflow_provider_gradient.tuning.errors import SampleError
 
 _KEYS = ("inputs", "fineTuningParameters", "fine_tuning_parameters")
@@ -151,8 +151,14 @@ class _FromMessages(SampleBuilder):
 
     def build(self, row: Mapping[str, Any], where: str) -> BuiltSample:
         value = column_value(row, self._column, where=where, parameter="messages_column")
-        messages = read_messages(value, column=self._column, where=where)
+        messages = self._template.read(value, column=self._column, where=where)
         parts = self._template.parts(messages, where)
+        if not any(part.trainable for part in parts):
+            raise SampleError(
+                f"{where}: nothing is trainable: no message has a role of trainable_roles (by default the "
+                "assistant's) without being left out by its weight or train",
+                reason="untrainable",
+            )
         segments: list[dict[str, Any]] = []
         for part in parts:
             mask: dict[str, Any] = {} if part.trainable else {"trainable": False}
@@ -208,12 +214,12 @@ def asked_by(template: RowTemplate, row: Mapping[str, Any], where: str) -> tuple
 
 
 def _words_of_users(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """What was said up to each answer, without the template's words and the system's."""
+    """What was said up to each answer that is learnt, without the template's words and the system's."""
     said, asked = "", []
     for message in messages:
         if message["role"] == "user":
             said = f"{said} {message['content']}".strip()
-        elif message["role"] == "assistant" and said and said not in asked:
+        elif message["role"] == "assistant" and said and said not in asked and not is_excluded(message):
             asked.append(said)
     return tuple(asked)
 

@@ -74,7 +74,55 @@ def test_a_conversation_may_be_json_text_and_may_have_a_weight() -> None:
     assert data.samples[0].to_wire()["fineTuningParameters"] == {"multiplier": 2.0}
 
 
+@pytest.mark.parametrize("left_out", [{"weight": 0}, {"weight": 0.0}, {"train": False}])
+@pytest.mark.parametrize("template", CHAT_TEMPLATES)
+def test_an_answer_that_is_left_out_of_the_loss_is_context(template: str, left_out: dict[str, Any]) -> None:
+    talk = [*TALK[:2], TALK[2] | left_out, TALK[3], TALK[4] | {"weight": 1, "train": True, "name": None}]
+    found = segments(talk, template)
+    assert [text for text, trainable in found if trainable] == LEARNT[template][1:]
+    assert "".join(text for text, _ in found) == "".join(text for text, _ in segments(TALK, template))
+
+
+def test_only_the_prompts_of_answers_that_are_learnt_count_as_trained_on() -> None:
+    talk = [TALK[1], TALK[2] | {"weight": 0}, *TALK[3:]]
+    arguments = {"messages_column": "talk", "chat_template": "question", "evaluation_column": "q"}
+    kept = training_set([{"talk": talk}], evaluation_dataset=[{"q": "Who won?"}], **arguments)
+    assert len(kept.samples) == 1
+    with pytest.raises(SampleError, match="evaluation"):
+        training_set([{"talk": talk}], evaluation_dataset=[{"q": "Who won? And then?"}], **arguments)
+
+
+def test_what_a_template_reads_of_a_message_is_no_unknown_key() -> None:
+    template = (
+        "{% for m in messages %}[{{ m.role }}{{ ' ' ~ m['name'] if 'name' in m }}]"
+        "{{ m.content or m.tool_calls[0].function.name }};{% endfor %}"
+    )
+    calling = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "score"}}]}
+    found = segments([TALK[1] | {"name": "Ann"}, calling], template)
+    assert found == [("[user Ann]Who won?;", False), ("[assistant]score;", True)]
+
+
 BAD = {
+    "an unknown key": ([TALK[1], TALK[2] | {"wieght": 0}], "message 1 of column 'talk' has the unknown key 'wieght'"),
+    "a name that is not shown": ([TALK[1] | {"name": "Ann"}, TALK[2]], "unknown key 'name'"),
+    "calls that are not shown": (
+        [TALK[1], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "refusal": None}],
+        "unknown key 'tool_calls': a message has role, content, weight and train, and what the chat template "
+        "reads. This template doesn't read them",
+    ),
+    "ShareGPT": ([{"from": "human", "value": "hi"}], "rename ShareGPT's 'from' to 'role'"),
+    "a weight between": ([TALK[1], TALK[2] | {"weight": 0.5}], "has the weight 0.5: it is 1 for a message to learn"),
+    "a weight that is no number": ([TALK[1], TALK[2] | {"weight": True}], "has the weight True"),
+    "a train that is no boolean": ([TALK[1], TALK[2] | {"train": "no"}], "its train is 'no', not true or false"),
+    "a contradiction": (
+        [TALK[1], TALK[2] | {"weight": 1, "train": False}],
+        "message 1 of column 'talk': its weight and its train contradict each other",
+    ),
+    "a question to learn": (
+        [TALK[1] | {"train": True}, TALK[2]],
+        "message 0 of column 'talk' is to be learnt, but its role 'user' is not among trainable_roles",
+    ),
+    "all left out": ([TALK[1], TALK[2] | {"weight": 0}], "nothing is trainable"),
     "no list": ("hello", "is no list of messages"),
     "no messages": ([], "has no message in it"),
     "no object": (["hello"], "message 0 of column 'talk' is no object"),
