@@ -31,6 +31,8 @@ MAX_RANK = 32
 MAX_CHOICES = 10
 MAX_CHOICE_LENGTH = 32
 """Choice guidance takes 1 to 10 values of 1 to 32 characters each."""
+MAX_TOKENIZED_CHARACTERS = 1_000_000
+"""The longest text of which a tokenize call of the server in this package gives the tokens."""
 
 IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
 """Names a create or fine-tune call: an extra of the server in this package, which does a call with the same
@@ -169,6 +171,24 @@ class Completion(ResponseModel):
     finish_reason: str
     generated_output: str
     usage: Usage | None = None
+
+
+# --- tokenize: an extra of the server in this package ------------------------------------------------------
+
+
+class TokenizeRequest(RequestModel):
+    """A text to tokenize. ``auto_template`` means what it means in a completion: absent is true."""
+
+    query: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKENIZED_CHARACTERS)]
+    auto_template: bool | None = None
+
+
+class TokenizeResult(ResponseModel):
+    """The token ids that the model reads for a query, and how many it can read at once at most."""
+
+    count: int
+    tokens: list[int]
+    context_length: int | None = None
 
 
 # --- fine-tune ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from airflow_provider_gradient.api import (
     InvalidRequestError,
     ModelAdapterInfo,
     Sample,
+    TokenizeResult,
 )
 from airflow_provider_gradient.client import calls
 from airflow_provider_gradient.client.attempts import Attempts, Done, NoAnswer, Wait
@@ -191,6 +192,17 @@ class AsyncGradientClient(ClientBase):
             model_id, samples, idempotency_key=idempotency_key, keys_honoured=self.honours_idempotency_keys
         )
         return await self._perform(call, record)
+
+    async def tokenize(self, model_id: str, query: str, *, auto_template: bool | None = None) -> TokenizeResult:
+        """The tokens that a model reads for ``query``: with the default ``auto_template``, as many as
+        :meth:`complete` counts for its prompt. An extra of the server in this package.
+
+        :param query: up to a million characters.
+        :param auto_template: in the base model's recommended template; the server's default is yes.
+        :raises UnknownModelError: there is no such model.
+        :raises NotFoundError: the server has no such operation.
+        """
+        return await self._perform(calls.tokenize(model_id, query, auto_template=auto_template))
 
     async def list_embeddings_models(self) -> list[EmbeddingsModelInfo]:
         """The embeddings models there are."""

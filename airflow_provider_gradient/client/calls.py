@@ -32,6 +32,8 @@ from airflow_provider_gradient.api import (
     ModelAdapterInfo,
     ModelList,
     Sample,
+    TokenizeRequest,
+    TokenizeResult,
     UnknownModelError,
     build_request,
 )
@@ -208,6 +210,18 @@ def fine_tune(
         idempotency_key=_checked_key(idempotency_key),
         repeatable=keys_honoured and idempotency_key is not None,
         silent_work=True,
+    )
+
+
+def tokenize(model_id: str, query: str, *, auto_template: bool | None) -> Call[TokenizeResult]:
+    """POST /models/{id}/tokenize, an extra of the server in this package."""
+    request = build_request(TokenizeRequest, query=query, auto_template=auto_template)
+    return Call(
+        method="POST",
+        path=f"{_model_path(model_id)}/tokenize",
+        body=_encode(request.to_wire()),
+        parse=TokenizeResult.model_validate_json,
+        frequent=True,
     )
 
 

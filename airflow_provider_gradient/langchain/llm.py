@@ -20,7 +20,13 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
-from airflow_provider_gradient.api import Completion, FineTuneResult, InvalidRequestError
+from airflow_provider_gradient.api import (
+    ApiError,
+    Completion,
+    FineTuneResult,
+    InvalidRequestError,
+    UnknownModelError,
+)
 from airflow_provider_gradient.client import AsyncGradientClient, GradientClient
 from airflow_provider_gradient.langchain import parameters
 
@@ -220,6 +226,28 @@ class GradientLLM(BaseLLM):
         """:meth:`batch`, awaited."""
         configs = _bounded(config, len(inputs))
         return await Runnable.abatch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The ids of the tokens that the model reads for a text, without a template, by what the server says;
+        ``get_num_tokens`` counts them. ``custom_get_token_ids`` is asked instead where it is given.
+
+        :raises NotImplementedError: the server can't tell; says what to do.
+        :raises UnknownModelError: there is no such model.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        if not text:
+            return []
+        try:
+            return self._client.tokenize(self.model_id, text, auto_template=False).tokens
+        except ApiError as error:
+            if isinstance(error, UnknownModelError) or error.status not in (404, 405, 501):
+                raise
+            raise NotImplementedError(
+                f"the server at {self.gradient_api_url} can't count tokens (it has no tokenize operation): give "
+                "custom_get_token_ids, a function that gives the ids of a text's tokens, such as the encode "
+                "method of the model's own tokenizer"
+            ) from error
 
     async def aclose(self) -> None:
         """Close kept connections; a later call opens new ones."""

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 
-from airflow_provider_gradient.api import CompleteRequest, FineTuneRequest
+from airflow_provider_gradient.api import CompleteRequest, FineTuneRequest, TokenizeRequest
 from airflow_provider_gradient.server.devices import Placement
 from airflow_provider_gradient.server.jobs import Answer, CompleteJob, FineTuneJob, ForgetJob
 from airflow_provider_gradient.server.lanes import CompletionLane, FineTuneLane
 from airflow_provider_gradient.server.roads import road_of
 from airflow_provider_gradient.server.served_model import ServedModel
 from airflow_provider_gradient.server.store import AdapterRecord, RepeatableCall, Store
+from airflow_provider_gradient.server.tokenizing import Tokenizing
 from airflow_provider_gradient.server.weights import AdapterWeights
 
 _LOG = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Engine:
                 "; ".join([f"{slug}: {road.name}, {plan}, {placement}", *road.abilities.remarks])
             )
             _LOG.info("%s", self.shown[-1])
+        self._tokenizing = Tokenizing(self.models)
         self._tuning = FineTuneLane(self.models, store=store, weights=weights, threads=threads)
 
     def complete(
@@ -119,6 +121,15 @@ class Engine:
         job = FineTuneJob(base_slug=record.base_slug, adapter_id=record.id, request=request, call=call)
         self._tuning.put(job)
         return job.answer
+
+    def tokenize(self, base_slug: str, request: TokenizeRequest) -> Future[Answer]:
+        """The tokens that a base model and its adapters read for a query.
+
+        The future gives the response's body.
+
+        :raises ServerError: the engine is stopping.
+        """
+        return self._tokenizing.put(base_slug, request)
 
     def forget(self, record: AdapterRecord) -> Future[None]:
         """Let a deleted adapter leave memory, and the disk when its turn comes.
@@ -155,5 +166,6 @@ class Engine:
         lanes: list[CompletionLane | FineTuneLane] = [*self._lanes.values(), self._tuning]
         for lane in lanes:
             lane.close()
+        self._tokenizing.stop()
         done = [lane.join(max(0.0, deadline - time.monotonic())) for lane in lanes]
         return all(done)

@@ -1,4 +1,4 @@
-"""The server's OpenAPI document: what operations 1 to 8 and the probes take and give, as it is on the wire.
+"""The server's OpenAPI document: what operations 1 to 8, tokenize and the probes take and give, as it is on the wire.
 
 Bodies come from the models that check them, so they can't drift apart; the rest is written out here.
 """
@@ -29,6 +29,8 @@ from airflow_provider_gradient.api import (
     FineTuneResult,
     ModelAdapterInfo,
     ModelList,
+    TokenizeRequest,
+    TokenizeResult,
 )
 from airflow_provider_gradient.server.access import WORKSPACE_HEADER
 
@@ -166,6 +168,16 @@ _OPERATIONS = (
         gives=FineTuneResult,
         parameters=(_MODEL_ID, _KEY),
         errors=(404, 507),
+    ),
+    _Operation(
+        id="tokenize",
+        method="post",
+        path="/models/{id}/tokenize",
+        summary="The tokens that a base model or a model adapter reads for a text. Not in the published API.",
+        takes=TokenizeRequest,
+        gives=TokenizeResult,
+        parameters=(_MODEL_ID,),
+        errors=(404, 499),
     ),
     _Operation(
         id="listEmbeddings",

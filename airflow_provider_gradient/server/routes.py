@@ -1,4 +1,4 @@
-"""Operations 1 to 6 of the Gradient API.
+"""Operations 1 to 6 of the Gradient API, and tokenize, an extra.
 
 Bodies and parameters are read as they come and checked against the strict models of the wire, so that
 whatever is wrong with one gives the API's own ``bodyParsingError`` or ``queryOrPathParsingError``.
@@ -32,6 +32,7 @@ from airflow_provider_gradient.api import (
     FineTuneRequest,
     ModelAdapterInfo,
     ModelList,
+    TokenizeRequest,
 )
 from airflow_provider_gradient.server.access import AccessCheck
 from airflow_provider_gradient.server.admission import Admission
@@ -181,14 +182,7 @@ async def complete(request: Request, services: Services, workspace: str) -> JSON
     """A completion, with the extras ``usage`` and ``modelVersion`` (fine-tunes so far; 0 for a base)."""
     model_id = _model_id(request)
     body = await _body(request, CompleteRequest)
-    if model_id.endswith(BASE_MODEL_SUFFIX):
-        record = None
-        base_slug = services.catalogue.slug_of(model_id)
-        if base_slug is None:
-            raise unknown_base(model_id, services.catalogue.slugs)
-    else:
-        record = _served_adapter(services, workspace, model_id)
-        base_slug = record.base_slug
+    base_slug, record = _served_model(services, workspace, model_id)
     if body.rag is not None:
         raise no_rag(auto_template=body.auto_template)
     with services.admission.admitted():
@@ -214,6 +208,17 @@ async def fine_tune(request: Request, services: Services, workspace: str) -> JSO
         return _answer(await asyncio.wrap_future(answer), call)
 
 
+@operation
+async def tokenize(request: Request, services: Services, workspace: str) -> JSONResponse:
+    """The tokens that a base model or an adapter reads for a query; an extra."""
+    model_id = _model_id(request)
+    body = await _body(request, TokenizeRequest)
+    base_slug, _ = _served_model(services, workspace, model_id)
+    with services.admission.admitted():
+        answer = services.engine.tokenize(base_slug, body)
+        return JSONResponse(await answered_unless_gone(request, answer))
+
+
 ROUTES = [
     Route(f"/api/models{path}", endpoint, methods=[method])
     for method, path, endpoint in (
@@ -223,6 +228,7 @@ ROUTES = [
         ("DELETE", "/{id}", delete_model),
         ("POST", "/{id}/complete", complete),
         ("POST", "/{id}/fine-tune", fine_tune),
+        ("POST", "/{id}/tokenize", tokenize),
     )
 ]
 
@@ -264,6 +270,19 @@ def _adapter(services: Services, workspace: str, model_id: str) -> AdapterRecord
     if record is None or record.workspace_id != workspace:
         raise unknown_adapter(model_id)
     return record
+
+
+def _served_model(
+    services: Services, workspace: str, model_id: str
+) -> tuple[str, AdapterRecord | None]:
+    """The slug of a base model, or that of an adapter's with the adapter."""
+    if not model_id.endswith(BASE_MODEL_SUFFIX):
+        record = _served_adapter(services, workspace, model_id)
+        return record.base_slug, record
+    slug = services.catalogue.slug_of(model_id)
+    if slug is None:
+        raise unknown_base(model_id, services.catalogue.slugs)
+    return slug, None
 
 
 def _served_adapter(services: Services, workspace: str, model_id: str) -> AdapterRecord:

@@ -124,10 +124,7 @@ class ServedModel:
         :raises UnprocessableContentError: there is no room for a token after the query, or for a value to
             choose; gives the lengths.
         """
-        text = request.query
-        if request.auto_template is not False:
-            text = self.config.apply_auto_template(text, self.tokenizer)
-        tokens = encode_prompt(self.tokenizer, text)
+        tokens = self.tokens(request.query, auto_template=request.auto_template)
         wanted = request.max_generated_token_count or self.config.default_max_generated_token_count
         room = self._room_after(tokens)
         return Prompt(
@@ -141,6 +138,12 @@ class ServedModel:
             ),
             choices=self._choices(request.guidance.value, room) if request.guidance else None,
         )
+
+    def tokens(self, query: str, *, auto_template: bool | None) -> list[int]:
+        """What the model reads for a query, in its template unless that is declined."""
+        if auto_template is not False:
+            query = self.config.apply_auto_template(query, self.tokenizer)
+        return encode_prompt(self.tokenizer, query)
 
     def text(self, prompt: Prompt, tokens: list[int]) -> str:
         """A continuation as text, without special tokens, with the blank it may begin with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
 
@@ -73,6 +74,28 @@ def test_finish_reason_and_usage_are_told(llm):
     assert usage["completion_tokens"] == 2
     assert usage["total_tokens"] == usage["prompt_tokens"] + 2
     assert result.llm_output["model_id"] == llm.model_id
+
+
+def test_tokens_are_counted_as_the_server_reads_them(llm, client, base_id):
+    text = "The quick brown fox jumps over the lazy dog"
+    expected = client.complete(base_id, text, auto_template=False, max_generated_token_count=1)
+    assert llm.get_num_tokens(text) == expected.usage.prompt_tokens > 1
+    assert len(llm.get_token_ids(text)) == llm.get_num_tokens(text)
+    assert llm.get_num_tokens("") == 0
+    assert llm.get_num_tokens_from_messages([HumanMessage(text)]) > llm.get_num_tokens(text)
+    with pytest.raises(UnknownModelError):
+        llm.model_copy(update={"model_id": "0" * 36 + "_model_adapter"}).get_num_tokens(text)
+
+
+def test_both_clients_give_the_same_tokens(client, async_client, base_id):
+    async def ask():
+        async with async_client() as other:
+            return await other.tokenize(base_id, "The quick brown fox")
+
+    told = client.tokenize(base_id, "The quick brown fox")
+    assert told == asyncio.run(ask())
+    assert told.count == len(told.tokens)
+    assert told.count == client.complete(base_id, "The quick brown fox").usage.prompt_tokens
 
 
 def test_guidance_chooses_among_what_is_given(llm):

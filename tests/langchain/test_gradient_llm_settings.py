@@ -285,3 +285,18 @@ class TestInLangChain:
         with FaultyServer() as server, pytest.raises(InvalidRequestError, match="query"):
             model(server).invoke("")
         assert server.connections == 0
+
+
+class TestTokens:
+    @pytest.mark.parametrize("status", [404, 405, 501])
+    def test_a_server_that_cannot_count_is_an_error_that_says_what_to_do(self, status):
+        with (
+            FaultyServer(error(status, "no such route")) as server,
+            pytest.raises(NotImplementedError, match="can't count tokens.*give custom_get_token_ids"),
+        ):
+            model(server).get_num_tokens("a text")
+
+    def test_a_count_of_ones_own_is_used_and_the_server_not_asked(self):
+        llm = model(custom_get_token_ids=lambda text: [len(word) for word in text.split()])
+        assert llm.get_token_ids("some words") == [4, 5]
+        assert llm.get_num_tokens("some words") == 2

@@ -30,6 +30,7 @@ OPERATIONS = [
     "DELETE /api/models/{id}",
     "POST /api/models/{id}/complete",
     "POST /api/models/{id}/fine-tune",
+    "POST /api/models/{id}/tokenize",
     "GET /api/embeddings",
     "POST /api/embeddings/{slug}",
     "GET /health",
