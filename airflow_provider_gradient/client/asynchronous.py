@@ -193,7 +193,9 @@ class AsyncGradientClient(ClientBase):
         )
         return await self._perform(call, record)
 
-    async def tokenize(self, model_id: str, query: str, *, auto_template: bool | None = None) -> TokenizeResult:
+    async def tokenize(
+        self, model_id: str, query: str, *, auto_template: bool | None = None
+    ) -> TokenizeResult:
         """The tokens that a model reads for ``query``: with the default ``auto_template``, as many as
         :meth:`complete` counts for its prompt. An extra of the server in this package.
 

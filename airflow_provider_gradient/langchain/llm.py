@@ -244,9 +244,9 @@ class GradientLLM(BaseLLM):
             if isinstance(error, UnknownModelError) or error.status not in (404, 405, 501):
                 raise
             raise NotImplementedError(
-                f"the server at {self.gradient_api_url} can't count tokens (it has no tokenize operation): give "
-                "custom_get_token_ids, a function that gives the ids of a text's tokens, such as the encode "
-                "method of the model's own tokenizer"
+                f"the server at {self.gradient_api_url} can't count tokens (it has no tokenize operation): "
+                "give custom_get_token_ids, a function that gives the ids of a text's tokens, such as the "
+                "encode method of the model's own tokenizer"
             ) from error
 
     async def aclose(self) -> None:

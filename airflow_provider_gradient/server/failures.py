@@ -210,6 +210,6 @@ def damaged_adapter(adapter_id: str, version: int, finding: str) -> ServerError:
     """
     return failed(
         f"version {version} of the model adapter {adapter_id!r} is damaged: {finding}. Nothing was done. Put "
-        f"back the files of adapters/{adapter_id}/v{version} in the server's data directory from a backup, or "
-        "tune a new adapter."
+        f"the files of adapters/{adapter_id}/v{version} in the server's data directory back from a backup, "
+        "or tune a new adapter."
     )

@@ -1,4 +1,4 @@
-"""The server's OpenAPI document: what operations 1 to 8, tokenize and the probes take and give, as it is on the wire.
+"""The server's OpenAPI document: what operations 1 to 8, tokenize and the probes take and give on the wire.
 
 Bodies come from the models that check them, so they can't drift apart; the rest is written out here.
 """

@@ -272,9 +272,7 @@ def _adapter(services: Services, workspace: str, model_id: str) -> AdapterRecord
     return record
 
 
-def _served_model(
-    services: Services, workspace: str, model_id: str
-) -> tuple[str, AdapterRecord | None]:
+def _served_model(services: Services, workspace: str, model_id: str) -> tuple[str, AdapterRecord | None]:
     """The slug of a base model, or that of an adapter's with the adapter."""
     if not model_id.endswith(BASE_MODEL_SUFFIX):
         record = _served_adapter(services, workspace, model_id)

@@ -29,9 +29,7 @@ class AdapterWeights:
         """The directory of one version."""
         return self._directory / adapter_id / f"v{version}"
 
-    def write(
-        self, adapter_id: str, *, version: int, save: Callable[[Path], None]
-    ) -> dict[str, str]:
+    def write(self, adapter_id: str, *, version: int, save: Callable[[Path], None]) -> dict[str, str]:
         """Have ``save`` fill a directory and make it the adapter's ``version``, whole or not at all.
 
         :returns: the digests of its files, for the record.

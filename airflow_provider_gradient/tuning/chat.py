@@ -146,8 +146,8 @@ class ChatTemplate:
             raise SampleError(f"{what}: its weight and its train contradict each other", reason="weight")
         if True in wishes and message["role"] not in self._roles:
             raise SampleError(
-                f"{what} is to be learnt, but its role {message['role']!r} is not among trainable_roles: name "
-                "the role there, or leave weight and train out",
+                f"{what} is to be learnt, but its role {message['role']!r} is not among trainable_roles: "
+                "name the role there, or leave weight and train out",
                 reason="weight",
             )
 
@@ -232,14 +232,16 @@ def _wishes(message: Mapping[str, Any], what: str) -> set[bool]:
         weight = message["weight"]
         if isinstance(weight, bool) or weight not in (0, 1):
             raise SampleError(
-                f"{what} has the weight {weight!r}: it is 1 for a message to learn, 0 for one to leave out of "
-                "the loss. What lies between is for whole rows, by multiplier_column",
+                f"{what} has the weight {weight!r}: it is 1 for a message to learn, 0 for one to leave out "
+                "of the loss. What lies between is for whole rows, by multiplier_column",
                 reason="weight",
             )
         wishes.add(weight == 1)
     if "train" in message:
         if not isinstance(message["train"], bool):
-            raise SampleError(f"{what}: its train is {message['train']!r}, not true or false", reason="weight")
+            raise SampleError(
+                f"{what}: its train is {message['train']!r}, not true or false", reason="weight"
+            )
         wishes.add(message["train"])
     return wishes
 

@@ -292,7 +292,7 @@ class TestTokens:
     def test_a_server_that_cannot_count_is_an_error_that_says_what_to_do(self, status):
         with (
             FaultyServer(error(status, "no such route")) as server,
-            pytest.raises(NotImplementedError, match="can't count tokens.*give custom_get_token_ids"),
+            pytest.raises(NotImplementedError, match=r"can't count tokens.*give custom_get_token_ids"),
         ):
             model(server).get_num_tokens("a text")
 

@@ -12,7 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from airflow_provider_gradient.api import ChoiceGuidance, CompleteRequest, FineTuneRequest, Sample, ServerError
+from airflow_provider_gradient.api import (
+    ChoiceGuidance,
+    CompleteRequest,
+    FineTuneRequest,
+    Sample,
+    ServerError,
+)
 from airflow_provider_gradient.server.catalogue import new_adapter_id
 from airflow_provider_gradient.server.database import ADAPTERS
 from airflow_provider_gradient.server.engine import Engine
@@ -53,13 +59,13 @@ class Workplace:
 
     def copy(self, base_slug: str, *, with_digests: bool) -> AdapterRecord:
         """The tuned adapter under a new id, as it is after a restart: on the disk alone."""
-        original, id = self.tuned[base_slug], new_adapter_id()
-        shutil.copytree(self.directory(original), self.files / id / f"v{original.version}")
+        original, copied = self.tuned[base_slug], new_adapter_id()
+        shutil.copytree(self.directory(original), self.files / copied / f"v{original.version}")
         with self.store._database.write() as connection:
             row = connection.execute(ADAPTERS.select().where(ADAPTERS.c.id == original.id)).mappings().one()
-            fields = dict(row) | {"id": id} | ({} if with_digests else {"digests": None})
+            fields = dict(row) | {"id": copied} | ({} if with_digests else {"digests": None})
             connection.execute(ADAPTERS.insert(), [fields])
-        return self.record(id)
+        return self.record(copied)
 
     def ask(self, record: AdapterRecord, **fields: Any) -> dict[str, Any]:
         request = CompleteRequest(query="the red hen", max_generated_token_count=5, **fields)

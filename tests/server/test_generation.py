@@ -18,8 +18,8 @@ from airflow_provider_gradient.server.adapters import twin_of
 from airflow_provider_gradient.server.continuous import ContinuousRoad
 from airflow_provider_gradient.server.devices import Placement
 from airflow_provider_gradient.server.generation import Continuation, Prompt, Road, Row
-from airflow_provider_gradient.server.llama_form import LlamaForm
 from airflow_provider_gradient.server.guidance import Choices
+from airflow_provider_gradient.server.llama_form import LlamaForm
 from airflow_provider_gradient.server.lora_stack import AdapterKey, Lora, LoraStack
 from airflow_provider_gradient.server.micro_batches import MicroBatchRoad
 from airflow_provider_gradient.server.roads import road_of

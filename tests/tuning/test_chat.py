@@ -103,7 +103,10 @@ def test_what_a_template_reads_of_a_message_is_no_unknown_key() -> None:
 
 
 BAD = {
-    "an unknown key": ([TALK[1], TALK[2] | {"wieght": 0}], "message 1 of column 'talk' has the unknown key 'wieght'"),
+    "an unknown key": (
+        [TALK[1], TALK[2] | {"wieght": 0}],
+        "message 1 of column 'talk' has the unknown key 'wieght'",
+    ),
     "a name that is not shown": ([TALK[1] | {"name": "Ann"}, TALK[2]], "unknown key 'name'"),
     "calls that are not shown": (
         [TALK[1], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "refusal": None}],
@@ -111,9 +114,15 @@ BAD = {
         "reads. This template doesn't read them",
     ),
     "ShareGPT": ([{"from": "human", "value": "hi"}], "rename ShareGPT's 'from' to 'role'"),
-    "a weight between": ([TALK[1], TALK[2] | {"weight": 0.5}], "has the weight 0.5: it is 1 for a message to learn"),
+    "a weight between": (
+        [TALK[1], TALK[2] | {"weight": 0.5}],
+        "has the weight 0.5: it is 1 for a message to learn",
+    ),
     "a weight that is no number": ([TALK[1], TALK[2] | {"weight": True}], "has the weight True"),
-    "a train that is no boolean": ([TALK[1], TALK[2] | {"train": "no"}], "its train is 'no', not true or false"),
+    "a train that is no boolean": (
+        [TALK[1], TALK[2] | {"train": "no"}],
+        "its train is 'no', not true or false",
+    ),
     "a contradiction": (
         [TALK[1], TALK[2] | {"weight": 1, "train": False}],
         "message 1 of column 'talk': its weight and its train contradict each other",
