@@ -17,7 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_provider_gradient.api import ApiError, FineTuneResult, GradientError, NanLossError, Sample
+from airflow_provider_gradient.api import (
+    ApiError,
+    FineTuneResult,
+    GradientError,
+    InvalidResponseError,
+    NanLossError,
+    Sample,
+)
 from airflow_provider_gradient.client import AsyncGradientClient
 from airflow_provider_gradient.datasets import describe_row
 from airflow_provider_gradient.tuning.journal import TuningJournal
@@ -70,6 +77,7 @@ class Calls:
 
         :raises AmbiguousCallError: nobody knows whether it was, and the user wants to decide.
         :raises NanLossError: the training diverged.
+        :raises InvalidResponseError: the server trained nothing of it.
         :raises ApiError: the server refused it.
         """
         if self.journal.pending:
@@ -139,6 +147,12 @@ class Calls:
     def _acknowledge(self, call: PlannedCall, answer: FineTuneResult, *, seconds: float) -> None:
         if not math.isfinite(answer.sum_loss):
             raise NanLossError(f"the server reports a loss of {answer.sum_loss}", status=200, type="nanLoss")
+        if answer.number_of_trainable_tokens < 1:
+            self.journal.refused(call)
+            raise InvalidResponseError(
+                f"{self._name(call)}: the server trained {answer.number_of_trainable_tokens} tokens of it: "
+                "nothing was learnt. Look at what its model makes of these samples, and at its log"
+            )
         result = CallResult(
             call=call.number,
             epoch=call.epoch,

@@ -17,7 +17,8 @@ SampleReason = Literal[
     "column", "unknown_key", "invalid", "empty", "untrainable", "weight", "duplicate", "leakage", "overlong"
 ]
 """``column``: the row lacks one, or it can't be read; ``invalid``: no sample of the API; ``weight``: a
-multiplier that is no number above 0; ``leakage``: the prompt also stands in the evaluation set."""
+multiplier that is no number above 0, or a message's weight that is none; ``leakage``: the prompt also stands
+in the evaluation set."""
 
 _SHOWN = 20
 """Rows that a report shows; the others are counted."""

@@ -19,6 +19,7 @@ from airflow_provider_gradient.api import (
     AuthenticationError,
     GradientConnectionError,
     InvalidRequestError,
+    InvalidResponseError,
     NanLossError,
     RateLimitError,
     UnprocessableContentError,
@@ -225,6 +226,18 @@ async def test_a_diverged_call_stops_the_run_and_says_what_to_do(keyless: Traine
         raised.value
     )
     assert "Lower the learning rate" in str(raised.value)
+
+
+async def test_a_call_of_which_the_server_trained_nothing_is_an_error(
+    keyless: TrainerServer, tune: Tune
+) -> None:
+    nothing = reply(body={"numberOfTrainableTokens": 0, "sumLoss": 0.0})
+    keyless.answer = lambda number: nothing if number == 1 else None
+    with pytest.raises(InvalidResponseError, match=r"call 2 of 3 \(epoch 1\): .* trained 0 tokens of it"):
+        await tune(keyless, facts(6))
+    keyless.answer = lambda _: None
+    report = await tune(keyless, facts(6))
+    assert (report.resumed_calls, report.trainable_tokens) == (1, 30)
 
 
 async def test_an_error_about_a_sample_names_its_row(keyless: TrainerServer, tune: Tune) -> None:
