@@ -132,10 +132,10 @@ class PeftAdapters:
         read_json(directory, CONFIG_FILE, key.digests)
         tensors = read_tensors(directory, WEIGHTS_FILE, key.digests)
         try:
-            config = LoraConfig.from_pretrained(str(directory))
-        except (TypeError, ValueError) as error:
-            raise AdapterFileError(CONFIG_FILE, f"is no configuration of PEFT's: {error}") from None
-        self._add(key.id, config, 0)
+            self._add(key.id, LoraConfig.from_pretrained(str(directory)), 0)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise AdapterFileError(CONFIG_FILE, f"doesn't fit this base model: {reason}") from error
         check_shapes(WEIGHTS_FILE, {name: t.shape for name, t in tensors.items()}, self.shapes(key.id))
         set_peft_model_state_dict(self._peft, tensors, adapter_name=key.id)
 

@@ -132,6 +132,7 @@ class LoraStack:
         self._places.move_to_end(key)
         return self._places[key]
 
+    @torch.inference_mode()
     def forget(self, adapter_id: str) -> None:
         """Let go of an adapter that no row uses any more; its weights are wiped."""
         for key in [key for key in self._places if key.id == adapter_id]:

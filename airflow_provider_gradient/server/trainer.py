@@ -133,6 +133,7 @@ class Trainer:
                 if record.id not in self._states:
                     self._states[record.id] = self._read_state(record)
             except (AdapterFileError, FileNotFoundError) as error:
+                _LOG.error("adapter %s, version %d: %s", record.id, record.version, error)
                 raise damaged_adapter(record.id, record.version, finding(error)) from error
         self._states = {name: kept for name, kept in self._states.items() if name in self._adapters}
         return self._states[record.id]

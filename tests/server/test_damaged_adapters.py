@@ -148,6 +148,13 @@ def with_another_rank(directory: Path) -> None:
     (directory / CONFIG).write_text(json.dumps(config | {"r": 4}))
 
 
+def with_another_models_layers(directory: Path) -> None:
+    config = json.loads((directory / CONFIG).read_text())
+    (directory / CONFIG).write_text(json.dumps(config | {"target_modules": ["query_key_value"]}))
+    spoil = tensors_of(WEIGHTS, lambda tensors: {name.replace("proj", "x"): t for name, t in tensors.items()})
+    spoil(directory)
+
+
 def a_flipped_bit(directory: Path) -> None:
     content = bytearray((directory / WEIGHTS).read_bytes())
     content[-2] ^= 1
@@ -164,6 +171,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "weights cut off": (WEIGHTS, cut_off(WEIGHTS)),
     "no weights": (WEIGHTS, missing(WEIGHTS)),
     "a configuration of another rank": (f"{CONFIG}|{WEIGHTS}", with_another_rank),
+    "another model's layers": (f"{CONFIG}|{WEIGHTS}", with_another_models_layers),
     "a configuration cut off": (CONFIG, cut_off(CONFIG)),
     "no configuration": (CONFIG, missing(CONFIG)),
 }

@@ -58,6 +58,7 @@ def test_a_deleted_adapter_is_no_longer_in_memory_when_its_deletion_is_answered(
         assert metric(server, "gradient_adapters_resident") == left + 1
         assert caller.http.delete(f"/models/{adapter}").status_code == 200
         assert metric(server, "gradient_adapters_resident") == left
+    assert "Traceback" not in server.log()
 
 
 def test_a_thousand_adapters_cost_no_memory_until_they_are_used(
