@@ -125,7 +125,10 @@ class PeftAdapters:
                 raise AdapterFileError(WEIGHTS_FILE, f"holds what is no number under {name!r}")
 
     def _state(self, adapter_id: str) -> dict[str, Any]:
-        return get_peft_model_state_dict(self._peft, adapter_name=adapter_id, save_embedding_layers=False)
+        state: dict[str, Any] = get_peft_model_state_dict(
+            self._peft, adapter_name=adapter_id, save_embedding_layers=False
+        )
+        return state
 
     def _load(self, key: AdapterKey) -> None:
         directory = self._weights.path(key.id, version=key.version)
