@@ -48,13 +48,20 @@ class Act:
 
     :param read: whether it reads the request before it acts; unread means that it sends nothing and cuts.
     :param wait: seconds before it acts.
+    :param early: whether it acts when it has the head, and reads the body after that.
     :param send: bytes to send, as they are.
+    :param then: what it sends after ``then_after`` seconds.
+    :param endless: what it sends over and over, until the client is gone.
     :param close: whether it then cuts the connection.
     """
 
     read: bool = True
     wait: float = 0.0
+    early: bool = False
     send: bytes = b""
+    then: bytes = b""
+    then_after: float = 0.0
+    endless: bytes = b""
     close: bool = False
 
 
@@ -193,7 +200,7 @@ class FaultyServer:
         if isinstance(entry, Act) and not entry.read:
             self._stopped.wait(entry.wait)
             return _reset(connection)
-        request = _read(stream, number)
+        request = _read(stream, number, body=not (isinstance(entry, Act) and entry.early))
         if request is None:
             return False
         with self._lock:
@@ -203,10 +210,17 @@ class FaultyServer:
         try:
             act = entry if isinstance(entry, Act) else entry(request)
             self._stopped.wait(act.wait)
-            connection.sendall(act.send)
         finally:
             with self._lock:
                 self.in_flight -= 1
+        connection.sendall(act.send)
+        if act.then:
+            self._stopped.wait(act.then_after)
+            connection.sendall(act.then)
+        if act.early:
+            stream.read(0 if act.close else int(request.headers["content-length"]))
+        while act.endless:
+            connection.sendall(act.endless)
         return _reset(connection) if act.close and not act.send else not act.close
 
     def _next(self) -> Script:
@@ -223,7 +237,7 @@ def _reset(connection: socket.socket) -> bool:
     return False
 
 
-def _read(stream: Any, number: int) -> Received | None:
+def _read(stream: Any, number: int, *, body: bool = True) -> Received | None:
     line = stream.readline().decode("latin-1").split()
     if len(line) != 3:
         return None
@@ -231,8 +245,8 @@ def _read(stream: Any, number: int) -> Received | None:
     while (header := stream.readline().decode("latin-1").strip()) != "":
         name, _, value = header.partition(":")
         headers[name.lower()] = value.strip()
-    body = stream.read(int(headers.get("content-length", "0")))
-    return Received(method=line[0], path=line[1], headers=headers, body=body, connection=number)
+    content = stream.read(int(headers.get("content-length", "0"))) if body else b""
+    return Received(method=line[0], path=line[1], headers=headers, body=content, connection=number)
 
 
 def free_port() -> int:

@@ -7,6 +7,7 @@
     ├── GradientConnectionError (ConnectionError) no answer: no route, refused, cut
     │   └── GradientTimeoutError (TimeoutError)
     ├── InvalidResponseError                      an answer, but not one of a Gradient server
+    │   └── ResponseTooLargeError                 larger than the client's limits allow
     └── ApiError                                  the server's own error: status, type, message
         ├── BadRequestError 400
         │   ├── BodyParsingError, QueryOrPathParsingError
@@ -57,6 +58,10 @@ class GradientTimeoutError(GradientConnectionError, TimeoutError):
 
 class InvalidResponseError(GradientError):
     """Something answered, but not as a Gradient server does."""
+
+
+class ResponseTooLargeError(InvalidResponseError):
+    """The answer is larger than the client's limits allow, and was not read to its end."""
 
 
 class ApiError(GradientError):

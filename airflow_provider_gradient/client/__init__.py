@@ -11,7 +11,7 @@ from airflow_provider_gradient.client.asynchronous import AsyncGradientClient
 from airflow_provider_gradient.client.attempts import Done, Wait
 from airflow_provider_gradient.client.blocking import GradientClient
 from airflow_provider_gradient.client.endpoint import DEFAULT_BASE_URL, normalise_base_url
-from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts
+from airflow_provider_gradient.client.policy import CallRecord, ResponseLimits, RetryPolicy, Timeouts
 
 __all__ = [
     "DEFAULT_BASE_URL",
@@ -19,6 +19,7 @@ __all__ = [
     "CallRecord",
     "Done",
     "GradientClient",
+    "ResponseLimits",
     "RetryPolicy",
     "Timeouts",
     "Wait",

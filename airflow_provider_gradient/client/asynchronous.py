@@ -26,8 +26,8 @@ from airflow_provider_gradient.api import (
 from airflow_provider_gradient.client import calls
 from airflow_provider_gradient.client.attempts import Attempts, Done, NoAnswer, Wait
 from airflow_provider_gradient.client.base import ClientBase
+from airflow_provider_gradient.client.connections import AsyncConnections
 from airflow_provider_gradient.client.policy import CallRecord
-from airflow_provider_gradient.client.transport import AsyncTransport
 
 T = TypeVar("T")
 
@@ -240,7 +240,8 @@ class AsyncGradientClient(ClientBase):
 
     async def aclose(self) -> None:
         """Close kept connections; a later call opens new ones."""
-        await self._transport.aclose()
+        if "_connections" in self.__dict__:  # else none was opened
+            self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -251,8 +252,8 @@ class AsyncGradientClient(ClientBase):
         await self.aclose()
 
     @cached_property
-    def _transport(self) -> AsyncTransport:
-        return AsyncTransport(self._endpoint)
+    def _connections(self) -> AsyncConnections:
+        return AsyncConnections(self._endpoint, self._limits)
 
     async def _perform(self, call: calls.Call[T], record: CallRecord | None = None) -> T:
         attempts = self._attempts(call, record)
@@ -263,7 +264,7 @@ class AsyncGradientClient(ClientBase):
     async def _attempt(self, call: calls.Call[T], attempts: Attempts[T]) -> Done[T] | Wait:
         begun = time.monotonic()
         try:
-            answer = await self._transport.send(call, timeouts=attempts.start(now=begun))
+            answer = await self._connections.send(call, timeouts=attempts.start(now=begun))
         except NoAnswer as failure:
             return self._on_no_answer(call, attempts, failure, begun=begun)
         return self._on_answer(call, attempts, answer, begun=begun)

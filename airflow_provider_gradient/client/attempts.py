@@ -25,6 +25,7 @@ from airflow_provider_gradient.api import (
     GradientTimeoutError,
     InvalidResponseError,
     NotFoundError,
+    ResponseTooLargeError,
     error_from_response,
     json_object,
 )
@@ -61,11 +62,13 @@ class NoAnswer(Exception):  # noqa: N818 - an outcome of an attempt, not an erro
     :param reason: in words, without secrets.
     :param sent: whether the server may have seen the request.
     :param timed_out: whether it was for lack of time.
+    :param too_large: whether an answer was broken off because it is larger than it may be.
     """
 
     reason: str
     sent: bool
     timed_out: bool = False
+    too_large: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +177,11 @@ class Attempts(Generic[T]):
         """What a missing answer means.
 
         :raises GradientConnectionError: it is not, or no longer, tried again.
+        :raises ResponseTooLargeError: it would be as large again.
         """
+        if failure.too_large:
+            self._maybe_done = True
+            raise self._final(ResponseTooLargeError(f"{self._name}: {failure.reason}"))
         cls = GradientTimeoutError if failure.timed_out else GradientConnectionError
         error = cls(f"{self._name}: {failure.reason}")
         self._maybe_done |= failure.sent

@@ -10,7 +10,7 @@ from airflow_provider_gradient.api import IDEMPOTENCY_KEY_HEADER, KEYS_HEADER, K
 from airflow_provider_gradient.client import calls
 from airflow_provider_gradient.client.attempts import Answer, Attempts, Done, NoAnswer, Wait
 from airflow_provider_gradient.client.endpoint import endpoint
-from airflow_provider_gradient.client.policy import CallRecord, RetryPolicy, Timeouts
+from airflow_provider_gradient.client.policy import CallRecord, ResponseLimits, RetryPolicy, Timeouts
 
 T = TypeVar("T")
 
@@ -28,6 +28,7 @@ class ClientBase:
         base_url: str | None = None,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        limits: ResponseLimits = ResponseLimits(),  # noqa: B008 - frozen
         verify: bool | str = True,
         proxy: str | None = None,
     ) -> None:
@@ -40,6 +41,7 @@ class ClientBase:
         )
         self._timeouts = timeouts
         self._retries = retries
+        self._limits = limits
         self._honours_idempotency_keys = False
 
     @classmethod
@@ -55,6 +57,7 @@ class ClientBase:
             base_url=settings.base_url,
             timeouts=other._timeouts,
             retries=retries or other._retries,
+            limits=other._limits,
             verify=settings.verify,
             proxy=settings.proxy,
         )
@@ -80,6 +83,11 @@ class ClientBase:
         return self._retries
 
     @property
+    def limits(self) -> ResponseLimits:
+        """How large an answer may be."""
+        return self._limits
+
+    @property
     def honours_idempotency_keys(self) -> bool:
         """Whether the server was seen to honour idempotency keys: an answer has echoed the key it was sent
         with, or an adapter that was read came with the server's word for it.
@@ -91,7 +99,7 @@ class ClientBase:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: settings, without connections."""
-        return {name: value for name, value in self.__dict__.items() if name != "_transport"}
+        return {name: value for name, value in self.__dict__.items() if name != "_connections"}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, workspace_id={self.workspace_id!r})"

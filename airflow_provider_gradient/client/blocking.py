@@ -24,8 +24,8 @@ from airflow_provider_gradient.api import (
 from airflow_provider_gradient.client import calls
 from airflow_provider_gradient.client.attempts import Done, NoAnswer, Wait
 from airflow_provider_gradient.client.base import ClientBase
+from airflow_provider_gradient.client.blocking_connections import BlockingConnections
 from airflow_provider_gradient.client.policy import CallRecord
-from airflow_provider_gradient.client.transport import BlockingTransport
 
 T = TypeVar("T")
 
@@ -35,8 +35,9 @@ class GradientClient(ClientBase):
 
     Every call raises the errors of :mod:`airflow_provider_gradient.api`: :class:`InvalidRequestError` before
     anything is sent, :class:`GradientConnectionError` or :class:`GradientTimeoutError` without an answer,
-    :class:`InvalidResponseError` for an answer that is not Gradient's, and the :class:`ApiError` that the
-    server reports. ``error.outcome_unknown`` says whether the server may have carried the call out anyway.
+    :class:`InvalidResponseError` for an answer that is not Gradient's or is too large, and the
+    :class:`ApiError` that the server reports. ``error.outcome_unknown`` says whether the server may have
+    carried the call out anyway.
 
     :param access_token: default: environment variable ``GRADIENT_ACCESS_TOKEN``.
     :param workspace_id: default: ``GRADIENT_WORKSPACE_ID``.
@@ -46,6 +47,7 @@ class GradientClient(ClientBase):
         lost connections, 429 and 502 to 504; creating and fine-tuning only where the server surely did
         nothing (no connection, 429, 503 with ``Retry-After``), or where it honours the call's idempotency
         key.
+    :param limits: bytes that an answer may have.
     :param verify: ``False`` trusts any certificate; a path is a PEM file of authorities to trust besides the
         system's.
     :param proxy: ``http://…`` or ``https://…``; default: what the environment says.
@@ -206,7 +208,8 @@ class GradientClient(ClientBase):
 
     def close(self) -> None:
         """Close kept connections; a later call opens new ones."""
-        self._transport.close()
+        if "_connections" in self.__dict__:  # else none was opened
+            self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -217,15 +220,15 @@ class GradientClient(ClientBase):
         self.close()
 
     @cached_property
-    def _transport(self) -> BlockingTransport:
-        return BlockingTransport(self._endpoint)
+    def _connections(self) -> BlockingConnections:
+        return BlockingConnections(self._endpoint, self._limits)
 
     def _perform(self, call: calls.Call[T], record: CallRecord | None = None) -> T:
         attempts = self._attempts(call, record)
         while True:
             begun = time.monotonic()
             try:
-                answer = self._transport.send(call, timeouts=attempts.start(now=begun))
+                answer = self._connections.send(call, timeouts=attempts.start(now=begun))
             except NoAnswer as failure:
                 step: Done[T] | Wait = self._on_no_answer(call, attempts, failure, begun=begun)
             else:

@@ -42,6 +42,28 @@ class Timeouts:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResponseLimits:
+    """How large an answer may be. A larger one ends its connection at once and fails its call for good.
+
+    :param body_bytes: of the body, decompressed.
+    :param header_bytes: of everything else that comes with it: status line, header fields, trailers, what is
+        written beside the lengths of chunks, and answers such as ``100 Continue`` before it.
+    :raises InvalidRequestError: a value that is not a positive whole number.
+    """
+
+    body_bytes: int = 64 << 20
+    header_bytes: int = 64 << 10
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidRequestError(
+                    f"limits.{field.name} must be a positive whole number of bytes (got {value!r})"
+                )
+
+
 class TimeLeft(NamedTuple):
     """Seconds that one attempt may take, as :class:`Timeouts` has them."""
 

@@ -16,13 +16,14 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow_provider_gradient.api import InvalidRequestError
-from airflow_provider_gradient.client import Timeouts
+from airflow_provider_gradient.client import ResponseLimits, Timeouts
 
 TOKEN_VARIABLE = "GRADIENT_ACCESS_TOKEN"  # noqa: S105 - the variable's name
 WORKSPACE_VARIABLE = "GRADIENT_WORKSPACE_ID"
 URL_VARIABLE = "GRADIENT_API_URL"
 
 _TIMEOUT_FIELDS = {"connect": "connect_timeout", "read": "read_timeout", "total": "total_timeout"}
+_LIMIT_FIELD = "max_response_bytes"
 
 
 class StoredConnection(Protocol):
@@ -49,6 +50,7 @@ class GradientConnection:
     workspace_id: str
     base_url: str | None
     timeouts: Timeouts = Timeouts()  # noqa: RUF009 - frozen
+    limits: ResponseLimits = ResponseLimits()  # noqa: RUF009 - frozen
     verify: bool | str = True
 
     @property
@@ -59,6 +61,7 @@ class GradientConnection:
             "workspace_id": self.workspace_id,
             "base_url": self.base_url,
             "timeouts": self.timeouts,
+            "limits": self.limits,
             "verify": self.verify,
         }
 
@@ -111,6 +114,7 @@ def from_airflow(connection: StoredConnection) -> GradientConnection:
         workspace_id=str(workspace_id),
         base_url=_base_url(connection, name=name),
         timeouts=_timeouts(extra, name=name),
+        limits=_limits(extra, name=name),
         verify=str(ca_bundle) if ca_bundle else True,
     )
 
@@ -157,6 +161,18 @@ def _timeouts(extra: Mapping[str, Any], *, name: str) -> Timeouts:
         if extra.get(key) not in (None, "")
     }
     return Timeouts(**given)
+
+
+def _limits(extra: Mapping[str, Any], *, name: str) -> ResponseLimits:
+    given = extra.get(_LIMIT_FIELD)
+    if given in (None, ""):
+        return ResponseLimits()
+    try:
+        return ResponseLimits(body_bytes=int(given) if isinstance(given, str) else given)
+    except ValueError:
+        raise InvalidRequestError(
+            f"{name}: {_LIMIT_FIELD} must be a whole number of bytes above 0 (got {given!r})."
+        ) from None
 
 
 def _seconds(value: object, *, name: str, key: str) -> float:

@@ -93,6 +93,8 @@ def test_a_connection_that_lacks_a_field_is_not_filled_in_from_the_environment(
         ({"read_timeout": "soon"}, "read_timeout must be a number of seconds above 0 (got 'soon')"),
         ({"total_timeout": 0}, "total_timeout must be a number of seconds above 0 (got 0)"),
         ({"connect_timeout": True}, "connect_timeout must be a number of seconds above 0 (got True)"),
+        ({"max_response_bytes": 0}, "max_response_bytes must be a whole number of bytes above 0 (got 0)"),
+        ({"max_response_bytes": "1 MB"}, "max_response_bytes must be a whole number of bytes above 0"),
         ({"ca_bundle": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
     ],
 )
@@ -105,6 +107,15 @@ def test_a_wrong_value_in_extra_is_named(
     with pytest.raises(InvalidRequestError) as caught:
         hook.get_conn()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1 << 30, str(1 << 30)])
+def test_a_connection_may_allow_larger_answers(airflow_connection: Define, hook: Any, value: object) -> None:
+    extra = {"workspace_id": "w", "max_response_bytes": value}
+    airflow_connection("gradient_default", host="localhost", password="token-1", extra=extra)
+    with hook.get_conn() as client:
+        assert client.limits.body_bytes == 1 << 30
+        assert hook.get_llm("a model")._async_client.limits.body_bytes == 1 << 30
 
 
 @pytest.mark.skipif(OLD_AIRFLOW, reason="Airflow 3.1 takes a connection that it can't read for none")

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from faults import ACCESS_TOKEN, WORKSPACE_ID
 
-from airflow_provider_gradient.client import AsyncGradientClient, GradientClient, RetryPolicy
+from airflow_provider_gradient.client import AsyncGradientClient, GradientClient, RetryPolicy, pool
 
 QUICK = RetryPolicy(attempts=5, base=0.01)
 
@@ -51,6 +51,12 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Caller]]:
     yield make
     for caller in callers:
         caller.close()
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are used again at once, even where the server does not tell whose answers it sends."""
+    monkeypatch.setattr(pool, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

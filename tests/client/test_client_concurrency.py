@@ -42,6 +42,7 @@ async def test_a_cancelled_completion_leaves_the_client_usable():
             assert (await client.complete(MODEL_ID, "quick")).generated_output == "yes"
 
 
+@pytest.mark.usefixtures("restless")
 def test_threads_share_a_blocking_client():
     with FaultyServer(echo) as server, GradientClient(**server.credentials) as client:
         queries = [f"q{number}" for number in range(32)]

@@ -203,6 +203,7 @@ class TestACallThatMustNotBeCarriedOutTwice:
         assert server.connections == 3
 
 
+@pytest.mark.usefixtures("restless")
 def test_completions_keep_their_connection(connect):
     with FaultyServer(completion("yes")) as server:
         call = connect(base_url=server.url)

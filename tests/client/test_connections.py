@@ -19,8 +19,10 @@ from airflow_provider_gradient.api import (
     InvalidRequestError,
     InvalidResponseError,
 )
-from airflow_provider_gradient.client import AsyncGradientClient, RetryPolicy, Timeouts, connections
+from airflow_provider_gradient.client import AsyncGradientClient, RetryPolicy, Timeouts, pool
 from tests.client.tunnel import TunnelProxy
+
+pytestmark = pytest.mark.usefixtures("restless")
 
 ONCE = RetryPolicy(attempts=1)
 TWICE = RetryPolicy(attempts=2, base=0.01)
@@ -177,7 +179,7 @@ def test_an_idle_connection_is_not_used_again_for_long(run, monkeypatch):
         await asyncio.sleep(0.3)
         await once(client)
 
-    monkeypatch.setattr(connections, "KEPT_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "KEPT_SECONDS", 0.1)
     with FaultyServer(completion("yes", wait=0.1)) as server:
         run(use, base_url=server.url)
         assert server.connections == 4
