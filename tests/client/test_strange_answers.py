@@ -19,7 +19,7 @@ from airflow_provider_gradient.api import (
     InvalidResponseError,
     ResponseTooLargeError,
 )
-from airflow_provider_gradient.client import ResponseLimits, RetryPolicy, Timeouts
+from airflow_provider_gradient.client import ResponseLimits, RetryPolicy, Timeouts, pool
 
 ONCE = RetryPolicy(attempts=1)
 QUICK = RetryPolicy(attempts=5, base=0.01)
@@ -231,13 +231,17 @@ class TestAnswersThatNobodyAskedFor:
             call = connect(base_url=server.url, retries=QUICK)
             assert self.texts(call, 25) == [f"row {row}" for row in range(25)]
 
-    @pytest.mark.parametrize("after", [0.0, 0.003])
-    def test_are_no_answers_to_the_next_call_where_the_server_does_not_tell_whose_they_are(
-        self, connect, after
+    def test_are_found_out_while_a_connection_rests_where_the_server_does_not_tell_whose_they_are(
+        self, connect, monkeypatch
     ):
-        with FaultyServer(self.twice(after=after, tell=lambda _: None)) as server:
+        monkeypatch.setattr(pool, "REST_SECONDS", 0.3)  # time enough for a busy machine
+        with FaultyServer(self.twice(after=0.003, tell=lambda _: None)) as server:
             call = connect(base_url=server.url, retries=ONCE)
-            assert self.texts(call, 25) == [f"row {row}" for row in range(25)]
+            for row in (3, 4, 5):
+                assert call("complete", MODEL_ID, f"row {row}").generated_output == f"row {row}"
+            time.sleep(0.4)
+            assert self.texts(call, 3) == ["row 0", "row 1", "row 2"]
+        assert [request.connection for request in server.requests] == [1, 2, 3, 3, 2, 4]
 
     @pytest.mark.usefixtures("restless")
     def test_are_no_answers_to_the_next_call_where_they_have_come_before_it_is_sent(self, connect):
