@@ -246,12 +246,12 @@ class TestAnswersThatNobodyAskedFor:
     @pytest.mark.usefixtures("restless")
     def test_are_no_answers_to_the_next_call_where_they_have_come_before_it_is_sent(self, connect):
         with FaultyServer(self.twice(after=0.0, tell=lambda _: None)) as server:
-            call = connect(base_url=server.url, retries=ONCE)
+            call = connect(base_url=server.url, retries=QUICK)
             for row in range(15):
                 assert call("complete", MODEL_ID, f"row {row}").generated_output == f"row {row}"
                 if row % 10 == 3:
                     time.sleep(0.05)  # the event loop does not run, so it has read nothing
-        assert server.connections == 3
+        assert server.connections >= 3
 
     @pytest.mark.usefixtures("restless")
     def test_are_no_answers_where_two_come_at_once_and_nobody_knows_which_is_late(self, connect):
