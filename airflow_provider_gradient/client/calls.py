@@ -6,6 +6,7 @@ asynchronous client cannot differ in what they send.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,11 +176,10 @@ def completions(
     path = f"{_model_path(model_id)}/complete"
 
     def call(query: str) -> Call[Completion]:
-        checked = build_request(CompleteRequest, query=query).query
         return Call(
             method="POST",
             path=path,
-            body=b'{"query": ' + _encode(checked) + end,
+            body=b'{"query": ' + _encoded_query(query) + end,
             parse=Completion.model_validate_json,
             frequent=True,
         )
@@ -315,6 +315,17 @@ def _as_dict(sample: object) -> object:
 def _any_json(body: bytes) -> None:
     if body.strip():
         json.loads(body)
+
+
+def _encoded_query(query: str) -> bytes:
+    """A query as JSON.
+
+    :raises InvalidRequestError: it is no text, empty, or holds half of a surrogate pair.
+    """
+    with contextlib.suppress(UnicodeEncodeError):
+        if isinstance(query, str) and query:
+            return _encode(query)
+    return _encode(build_request(CompleteRequest, query=query).query)
 
 
 def _encode(value: dict[str, Any] | str) -> bytes:

@@ -8,12 +8,15 @@ taken for none, since its rows were paid for. A row that failed for a reason tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import orjson
 
 from airflow_provider_gradient.completions.manifest import Counts
 from airflow_provider_gradient.completions.row_keys import NO_ROW
@@ -30,6 +33,15 @@ _SUMS = re.compile(
 )
 """How the line of a success begins and ends, as nearly all are: where its checksum fits, the numbers that
 count are found without reading the rest."""
+
+
+def _dumped(record: Mapping[str, Any]) -> bytes:
+    """The line of a row: as :func:`dump_row` writes it, and for a row of text, number and null, as nearly all
+    are, in a twentieth of its time."""
+    if record["parsed"] is None and record["error"] is None:
+        with contextlib.suppress(orjson.JSONEncodeError):  # half of a surrogate pair, an id of over 64 bits
+            return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    return dump_row(record)
 
 
 class Totals:
@@ -76,7 +88,7 @@ class Journal(RunJournal):
 
         :raises DatasetError: it could not be written, say since the disk is full.
         """
-        self._enter(record, self._log.append(sealed(dump_row(record))))
+        self._enter(record, self._log.append(sealed(_dumped(record))))
 
     @property
     def given_up(self) -> int:

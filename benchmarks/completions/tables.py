@@ -8,6 +8,8 @@ from typing import Any
 from benchmarks.completions.scenarios import OURS
 
 _SHARES = {64: 0.95, 256: 0.92, 1000: 0.80}
+_BARE = "asyncio_protocol"
+"""The peer that does the least that can be done: what others are measured by."""
 
 
 def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -20,13 +22,7 @@ def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _goals(report: dict[str, Any]) -> Iterator[tuple[str, float, float, bool]]:
-    for row in report.get("throughput", []):
-        if row["peer"] == OURS and (limit := _SHARES.get(row["in_flight"])):
-            share = row["share_of_ideal"]
-            yield f"share of ideal at {row['in_flight']}, at least", limit, share, share >= limit
-            if row["in_flight"] == 256:
-                cpu = row["cpu_seconds_per_1000_rows"]
-                yield "CPU seconds a 1000 rows at 256, at most", 0.30, cpu, cpu <= 0.30
+    yield from _throughput_goals(report)
     if faults := report.get("faults"):
         share = faults["share_of_clean"]
         yield "20 % faults: share of clean, at least", 0.60, share, share >= 0.60
@@ -48,6 +44,34 @@ def _goals(report: dict[str, Any]) -> Iterator[tuple[str, float, float, bool]]:
         yield "resume: seconds until the first request, at most", 15, seconds, seconds <= 15
 
 
+def _throughput_goals(report: dict[str, Any]) -> Iterator[tuple[str, float, float, bool]]:
+    for row in report.get("throughput", []):
+        if row["peer"] == OURS and (limit := _SHARES.get(row["in_flight"])):
+            share = row["share_of_ideal"]
+            yield f"share of ideal at {row['in_flight']}, at least", limit, share, share >= limit
+            if row["in_flight"] == 256:
+                cpu = row["cpu_seconds_per_1000_rows"]
+                yield "CPU seconds a 1000 rows at 256, at most", 0.30, cpu, cpu <= 0.30
+            if beside := _peer(report, "aiohttp", row["in_flight"]):
+                ratio = round(row["share_of_ideal"] / beside["share_of_ideal"], 3)
+                yield f"rows a second beside aiohttp's at {row['in_flight']}, at least", 1, ratio, ratio >= 1
+            if beside := _peer(report, _BARE, row["in_flight"]):
+                times = round(_cpu_times(row, beside), 2)
+                yield f"CPU a row, times the bare protocol's at {row['in_flight']}", 2, times, times <= 2
+
+
+def _peer(report: dict[str, Any], peer: str, in_flight: int) -> dict[str, Any] | None:
+    """What a peer did in the same run; ``None`` where it was left out."""
+    for row in report["throughput"]:
+        if (row["peer"], row["in_flight"]) == (peer, in_flight) and "skipped" not in row:
+            return dict(row)
+    return None
+
+
+def _cpu_times(row: dict[str, Any], beside: dict[str, Any]) -> float:
+    return float(row["cpu_seconds_per_1000_rows"] / beside["cpu_seconds_per_1000_rows"])
+
+
 def show(report: dict[str, Any]) -> str:
     """All of ``report`` as Markdown."""
     machine = report["machine"]
@@ -56,7 +80,7 @@ def show(report: dict[str, Any]) -> str:
         f"load before {machine['load_before']}"
     ]
     if "throughput" in report:
-        parts.append(table(_THROUGHPUT, [_throughput_row(row) for row in report["throughput"]]))
+        parts.append(table(_THROUGHPUT, [_throughput_row(row, report) for row in report["throughput"]]))
     for scenario in ("faults", "overload", "memory", "resume"):
         if scenario in report:
             values = [
@@ -81,6 +105,7 @@ _THROUGHPUT = (
     "client",
     "share of ideal",
     "CPU s / 1000 rows",
+    "times the bare protocol's",
     "with start and imports",
     "CPU s / 1000 rows",
     "seconds",
@@ -90,14 +115,16 @@ _THROUGHPUT = (
 _JOURNALING = ("server answers after", "rows", "journal on disk", "in memory", "cost")
 
 
-def _throughput_row(row: dict[str, Any]) -> tuple[object, ...]:
+def _throughput_row(row: dict[str, Any], report: dict[str, Any]) -> tuple[object, ...]:
     if "skipped" in row:
-        return (row["in_flight"], row["peer"], row["skipped"], "", "", "", "", "", "")
+        return (row["in_flight"], row["peer"], row["skipped"], *[""] * (len(_THROUGHPUT) - 3))
+    bare = _peer(report, _BARE, row["in_flight"])
     return (
         row["in_flight"],
         row["peer"],
         f"{row['share_of_ideal']:.3f}",
         f"{row['cpu_seconds_per_1000_rows']:.3f}",
+        "" if bare is None else f"{_cpu_times(row, bare):.2f}",
         f"{row['process_share_of_ideal']:.3f}",
         f"{row['process_cpu_seconds_per_1000_rows']:.3f}",
         f"{row['seconds']:.2f}",
