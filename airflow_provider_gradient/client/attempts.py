@@ -15,7 +15,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow_provider_gradient.api import (
@@ -46,8 +46,7 @@ _SHOWN = 200
 _GATEWAY_TROUBLE = (502, 503, 504)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came back. ``headers`` are looked up by their names in lower case."""
 
     status: int
@@ -82,8 +81,7 @@ class Wait:
     error: GradientError = field(compare=False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Done(Generic[T]):
+class Done(NamedTuple, Generic[T]):
     """The call's result."""
 
     value: T

@@ -233,6 +233,6 @@ class GradientClient(ClientBase):
                 step: Done[T] | Wait = self._on_no_answer(call, attempts, failure, begun=begun)
             else:
                 step = self._on_answer(call, attempts, answer, begun=begun)
-            if isinstance(step, Done):
+            if not isinstance(step, Wait):
                 return step.value
             time.sleep(step.seconds)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from airflow_provider_gradient.api import (
@@ -50,8 +49,7 @@ _JSON = {"Content-Type": "application/json"}
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call(Generic[T_co]):
+class Call(NamedTuple, Generic[T_co]):
     """One operation, ready to be sent.
 
     :param path: below the base URL, quoted, with the query.

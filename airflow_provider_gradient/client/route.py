@@ -60,16 +60,21 @@ class Route:
                 target = f"http://{netloc}{target}"
                 fields |= _credentials(proxy)
         self._target, self._fields = target, _lines(fields)
+        self._latest: tuple[tuple[object, ...], bytes] = ((), b"")
         self.tls = _tls(endpoint.verify) if self.first.tls or self.tunnel else _NO_TLS
 
     def request(self, call: Call[Any], request_id: str) -> bytes:
         """A request, as it goes over the connection."""
         body = call.body or b""
-        head = (
-            f"{call.method} {self._target}{call.path} HTTP/1.1\r\n{self._fields}{_lines(call.headers)}"
-            f"{request_ids.HEADER}: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode("ascii") + body
+        asked = (call.method, call.path, call.idempotency_key, call.body is None)
+        latest = self._latest  # whole, as several threads may ask
+        if latest[0] != asked:  # all requests of a run but the first have the same head
+            self._latest = latest = (asked, self._head_of(call))
+        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (latest[1], request_id.encode(), len(body), body)
+
+    def _head_of(self, call: Call[Any]) -> bytes:
+        fields = f"{self._fields}{_lines(call.headers)}{request_ids.HEADER}: "
+        return f"{call.method} {self._target}{call.path} HTTP/1.1\r\n{fields}".encode("ascii")
 
 
 def in_words(error: BaseException) -> str:

@@ -44,11 +44,14 @@ class Judge:
         elif self.choices is not None and answer.generated_output.strip() not in self.choices:
             return _invalid(f"none of the choices {list(self.choices)}")
         if self.schema is None:
-            return Verdict(status="success")
+            return _GOOD
         try:
             return Verdict(status="success", parsed=self.schema.parse(text or ""))
         except OutputMismatchError as error:
             return _invalid(str(error))
+
+
+_GOOD = Verdict(status="success")
 
 
 def _invalid(message: str) -> Verdict:

@@ -340,7 +340,7 @@ class Sender:
             "model_id": self.job.model_id,
             "attempts": row.call.attempts + self.journal.spent(row.index),
             "latency_ms": round((time.monotonic() - row.sent) * 1000, 1),
-            "usage": row.usage and row.usage.model_dump(),
+            "usage": row.usage and dict(row.usage),
         }
         self._append(record)
         for copy in self._copies.pop(row.index, ()):

@@ -9,7 +9,8 @@ all of them make sense. Values that are no strings are written as JSON; see :mod
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import string
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, get_args
 
 from airflow_provider_gradient.datasets.errors import DatasetError
@@ -61,20 +62,20 @@ class RowTemplate:
     """
 
     def __init__(self, text: str, *, name: str = "prompt_template") -> None:
-        # Imported here since it takes most of a second, and DAG files are parsed often.
-        from langchain_core.prompts import PromptTemplate
-
         self.text = text
         self._name = name
         try:
-            self.columns: tuple[str, ...] = tuple(PromptTemplate.from_template(text).input_variables)
+            self.columns = tuple(sorted(set(_fields(text))))
         except ValueError as error:
             raise DatasetError(f"{name} is no template: {error}") from None
         if not self.columns:
             raise DatasetError(f"{name} names no column, so every row would give the same text: {text!r}")
-        if bad := [column for column in self.columns if not column or "." in column or "[" in column]:
+        if "" in self.columns:
+            raise DatasetError(f"{name}: {{}} names no column; write {{column}}, and {{{{ for a brace")
+        if bad := [column for column in self.columns if column.isdecimal() or set(".[") & set(column)]:
             raise DatasetError(
-                f"{name}: {{{bad[0]}}} names no column; write {{column}}, and {{{{ for a brace"
+                f"{name} is no template: {{{bad[0]}}} is no column's name, which has no '.' and no '[' in "
+                "it and is no number; write {{ for a brace"
             )
 
     def render(self, row: Mapping[str, Any], where: str) -> str:
@@ -91,6 +92,17 @@ class RowTemplate:
         except (ValueError, TypeError) as error:
             reason = without_text(values) or error
             raise DatasetError(f"{where}: {self._name} can't be filled in: {reason}") from None
+
+
+def _fields(text: str) -> Iterator[str]:
+    """The names of the fields in a template of the f-string format, those within format specifications too.
+
+    :raises ValueError: it is no such template.
+    """
+    for _, field, specification, _ in string.Formatter().parse(text):
+        if field is not None:
+            yield field
+            yield from _fields(specification or "")
 
 
 def _formattable(value: Any) -> Any:
