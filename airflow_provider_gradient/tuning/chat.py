@@ -1,10 +1,15 @@
 """A conversation as the text of a sample, with the words of the chosen roles to be learnt.
 
-A chat template, as Hugging Face's tokenizers have them, gives a text and does not say which part of it is
-whose. So a conversation is rendered again and again, each time with one message more: what a message adds is
-its part. Of an answer's part, what the template also writes to ask for an answer (``add_generation_prompt``)
-is context, the rest is learnt. A template whose text changes where a message follows can't be taken apart so,
-and is refused. Templates run in Jinja's sandbox.
+A chat template, as Hugging Face's tokenizers have them, turns a conversation into one text. Which part of it
+is learnt is found in one of two ways:
+
+- A template with ``{% generation %}`` blocks says so itself: they enclose the assistant's turns.
+- Any other template is rendered again for each message, with one message more each time: what a message adds
+  is its part. Of an answer's part, what the template writes to ask for an answer (``add_generation_prompt``)
+  is context, and the rest is learnt. A template that changes earlier text when a message follows is refused.
+
+In both, whatever a template puts before an answer by itself, such as ``<think></think>`` or a role's header,
+is context and not learnt.
 
 A message says itself whether it is learnt, where it says so: ``weight`` 0, as OpenAI's files have it, or
 ``train`` false make context of an answer. Any other key is either read by the template or refused, since what
@@ -14,15 +19,14 @@ no template shows would be left out of the training without a word.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airflow_provider_gradient.api import InvalidRequestError
+from airflow_provider_gradient.tuning.chat_sandbox import TEMPLATE_DATE, ChatSandbox, Rendered
 from airflow_provider_gradient.tuning.errors import SampleError
 
 CHAT_TEMPLATES: dict[str, str] = {
@@ -68,6 +72,8 @@ CHAT_TEMPLATES: dict[str, str] = {
 _OWN_KEYS = ("role", "content", "weight", "train")
 _CALLS = ("tool_calls", "function_call")
 """With these a message needs no content; only a template that reads them takes them."""
+_PLACEHOLDER = "\ufdd2"
+"""A noncharacter of Unicode in the place of a message's content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +108,20 @@ class ChatTemplate:
                 f"chat_template: there is no {template!r}; there are {', '.join(CHAT_TEMPLATES)}, or give a "
                 "Jinja template's text"
             )
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-            extensions=["jinja2.ext.loopcontrols"],
-        )
-        environment.globals["raise_exception"] = _refuse
-        source = CHAT_TEMPLATES.get(template, template)
         try:
-            self._template = environment.from_string(source)
-            self._read_keys = _names_in(environment.parse(source))
+            self._sandbox = ChatSandbox(CHAT_TEMPLATES.get(template, template))
         except jinja2.TemplateError as error:
             raise InvalidRequestError(f"chat_template is no template: {error}") from None
+        if self._sandbox.marks_generation and self._roles != {"assistant"}:
+            raise InvalidRequestError(
+                "trainable_roles: this chat_template marks the assistant's words itself ({% generation %}), "
+                "so no other role's can be learnt; leave trainable_roles out, or take another template"
+            )
+
+    @property
+    def date(self) -> str | None:
+        """The date that the template was told, as ``YYYY-MM-DD``; ``None`` where it has not asked for one."""
+        return TEMPLATE_DATE.isoformat() if self._sandbox.is_dated else None
 
     def read(self, value: object, *, column: str, where: str) -> list[dict[str, Any]]:
         """The conversation that a column holds: a list of messages, or its JSON.
@@ -131,7 +138,7 @@ class ChatTemplate:
         return messages
 
     def _check(self, message: Mapping[str, Any], what: str) -> None:
-        unknown = [key for key in message if key not in _OWN_KEYS and key not in self._read_keys]
+        unknown = [key for key in message if key not in _OWN_KEYS and key not in self._sandbox.names]
         if unknown:
             raise SampleError(f"{what} {_refusal_of_keys(unknown)}", reason="unknown_key")
         calls = any(key in message for key in _CALLS)
@@ -156,43 +163,109 @@ class ChatTemplate:
 
         :param messages: as :meth:`read` gives them.
         :param where: the words for the row in messages.
-        :raises SampleError: the template can't be filled in, or not be taken apart.
+        :raises SampleError: the template can't be filled in, or not be taken apart, or leaves an answer out.
         """
+        whole = self._render(messages, where)
+        turns = self._marked if self._sandbox.marks_generation else self._appended
         parts: list[ChatPart] = []
-        text = ""
-        for count, message in enumerate(messages, 1):
-            longer = self._render(messages[:count], where)
-            if not longer.startswith(text):
-                raise SampleError(
-                    f"{where}: with message {count - 1} the chat template changes the text before it, so it "
-                    "can't be told whose words are whose; write a template that only appends",
-                    reason="invalid",
-                )
-            trainable = message["role"] in self._roles and not is_excluded(message)
-            asked = self._render(messages[: count - 1], where, ask=True) if trainable else ""
-            start = len(asked) if asked and longer.startswith(asked) else len(text)
-            if start > len(text):
-                parts.append(ChatPart(text=longer[len(text) : start], trainable=False))
-            if len(longer) > start:
-                content = message["content"] or "" if trainable else ""
-                parts.append(ChatPart(text=longer[start:], trainable=trainable, content=content))
-            text = longer
+        end = 0
+        for number, first, last in turns(messages, whole, where):
+            start = self._start_of_answer(messages, number, whole, first, where)
+            if start > end:
+                parts.append(ChatPart(text=whole[end:start], trainable=False))
+            content = messages[number]["content"] or ""
+            parts.append(ChatPart(text=whole[start:last], trainable=True, content=content))
+            end = last
+        if len(whole) > end:
+            parts.append(ChatPart(text=whole[end:], trainable=False))
         return parts
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], where: str, *, ask: bool = False) -> str:
+    def _marked(
+        self, messages: Sequence[Mapping[str, Any]], whole: Rendered, where: str
+    ) -> Iterator[tuple[int, int, int]]:
+        """The answers to be learnt: number of the message, and where the block around it begins and ends."""
+        blocks: list[tuple[int, int]] = []
+        for first, last in whole.generated:
+            if blocks and blocks[-1][1] == first:
+                blocks[-1] = (blocks[-1][0], last)
+            elif last > first:
+                blocks.append((first, last))
+        answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(blocks) != len(answers):
+            raise SampleError(
+                f"{where}: the chat template marks {len(blocks)} answers and the conversation has "
+                f"{len(answers)}",
+                reason="invalid",
+            )
+        for number, (first, last) in zip(answers, blocks, strict=True):
+            if is_excluded(messages[number]):
+                continue
+            asked = self._render(messages[:number], where, ask=True)
+            yield number, max(first, len(asked) if whole.startswith(asked) else 0), last
+
+    def _appended(
+        self, messages: Sequence[Mapping[str, Any]], whole: Rendered, where: str
+    ) -> Iterator[tuple[int, int, int]]:
+        """The messages to be learnt, each with where what it adds begins and ends, without what the template
+        writes to ask for it."""
+        text = ""
+        for number, message in enumerate(messages):
+            longer = self._render(messages[: number + 1], where)
+            if not longer.startswith(text) or not whole.startswith(longer):
+                raise SampleError(
+                    f"{where}: with message {max(1, number)} the chat template changes the text before it, "
+                    "so it can't be told whose words are whose; take a template that only appends, or one "
+                    "with {% generation %} blocks",
+                    reason="invalid",
+                )
+            if message["role"] in self._roles and not is_excluded(message) and len(longer) > len(text):
+                asked = self._render(messages[:number], where, ask=True)
+                yield number, max(len(text), _common_length(asked, longer)), len(longer)
+            text = longer
+
+    def _start_of_answer(
+        self, messages: Sequence[Mapping[str, Any]], number: int, whole: str, first: int, where: str
+    ) -> int:
+        """Where what is learnt of a message begins: at ``first``, or after what the template put there.
+
+        The template is rendered with another content, which tells its own text from the message's.
+        """
+        if messages[number]["content"] is None:  # it calls a tool instead
+            return first
+        other = [*messages]
+        other[number] = {**messages[number], "content": _PLACEHOLDER}
+        before, found, after = self._render(other, where).partition(_PLACEHOLDER)
+        if not found:
+            raise SampleError(
+                f"{where}: the chat template leaves out the words of message {number}; it may be one for "
+                "pictures, whose content is a list",
+                reason="invalid",
+            )
+        is_verbatim = whole.startswith(before) and whole.endswith(after)
+        return len(before) if is_verbatim and whole[first : len(before)].strip() else first
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], where: str, *, ask: bool = False) -> Rendered:
         if not messages:
-            return ""
+            return Rendered.of("")
         try:
-            return self._template.render(messages=messages, add_generation_prompt=ask)
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            return self._sandbox.render(messages, ask=ask)
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            RecursionError,
+        ) as error:
             raise SampleError(
                 f"{where}: chat_template can't be filled in: {error}", reason="invalid"
             ) from None
 
 
-def _refuse(message: object) -> None:
-    """What chat templates call to refuse a conversation."""
-    raise jinja2.TemplateError(str(message))
+def _common_length(one: str, other: str) -> int:
+    """Characters that two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def is_excluded(message: Mapping[str, Any]) -> bool:
@@ -255,10 +328,3 @@ def _refusal_of_keys(unknown: Sequence[str]) -> str:
         "This template doesn't read them, so they would be left out of the training; take them out of the "
         "data, or give a template that shows them"
     )
-
-
-def _names_in(template: nodes.Template) -> frozenset[str]:
-    """All attributes and keys that a template speaks of."""
-    attributes = {node.attr for node in template.find_all(nodes.Getattr)}
-    constants = {node.value for node in template.find_all(nodes.Const) if isinstance(node.value, str)}
-    return frozenset(attributes | constants)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_gradient.api import InvalidRequestError
-from airflow_provider_gradient.tuning import CHAT_TEMPLATES, SampleError, training_set
+from airflow_provider_gradient.tuning import CHAT_TEMPLATES, ChatTemplate, SampleError, training_set
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -65,7 +65,7 @@ def test_a_template_of_ones_own_asks_for_the_answer_and_that_is_context() -> Non
     )
     assert segments(TALK[1:3], template) == [("[user]Who won?;[assistant]", False), ("Dallas.;", True)]
     named = segments(TALK[1:3], template, trainable_roles=["user", "assistant"])
-    assert named == [("[user]Who won?;", True), ("[assistant]", False), ("Dallas.;", True)]
+    assert named == [("[user]", False), ("Who won?;", True), ("[assistant]", False), ("Dallas.;", True)]
 
 
 def test_a_conversation_may_be_json_text_and_may_have_a_weight() -> None:
@@ -154,10 +154,113 @@ def test_a_template_that_can_not_be_taken_apart_is_refused() -> None:
     counting = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(SampleError, match="with message 1 the chat template changes the text before it"):
         segments(TALK, counting)
-    with pytest.raises(SampleError, match="can't be filled in: 'bos_token' is undefined"):
-        segments(TALK, "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(SampleError, match="can't be filled in: 'tool' is undefined"):
+        segments(TALK, "{{ tool.name }}{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(SampleError, match="no system, please"):
         segments(TALK, "{{ raise_exception('no system, please') }}")
+
+
+MARKED = (
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% if m.role == 'assistant' %}{% generation %}: {{ m.content }};{% endgeneration %}"
+    "{% else %}: {{ m.content }};{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>: {% endif %}"
+)
+
+
+def test_a_template_that_marks_the_answers_itself_is_taken_at_its_word() -> None:
+    assert segments(TALK[1:], MARKED) == [
+        ("<user>: Who won?;<assistant>: ", False),
+        ("Dallas.;", True),
+        ("<user>: And then?;<assistant>: ", False),
+        ("Dallas again.;", True),
+    ]
+    counting = "{{ messages | length }}" + MARKED  # marks need no template that only appends
+    learnt = [text for text, trainable in segments(TALK[1:], counting) if trainable]
+    assert learnt == ["Dallas.;", "Dallas again.;"]
+    with pytest.raises(InvalidRequestError, match="marks the assistant's words itself"):
+        segments(TALK, MARKED, trainable_roles=["user"])
+    with pytest.raises(SampleError, match="marks 1 answers and the conversation has 2"):
+        segments(TALK, MARKED.replace("m.role == 'assistant'", "m.role == 'assistant' and loop.last"))
+
+
+@pytest.mark.parametrize("generation", ["", "{% generation %}"], ids=["appending", "marked"])
+def test_what_a_template_forces_before_an_answer_is_not_learnt(generation: str) -> None:
+    template = (
+        "{% for m in messages %}<{{ m.role }}>"
+        "{% if m.role == 'assistant' %}"
+        f"{generation}<think></think>{{{{ m.content }}}};{generation.replace('gen', 'endgen')}"
+        "{% else %}{{ m.content }};{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+    )
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "think"}]
+    assert segments(talk, template) == [("<user>hi;<assistant><think></think>", False), ("think;", True)]
+
+
+def test_reasoning_in_an_answer_is_learnt_with_it() -> None:
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{% set parts = m.content.split('</think>') %}"
+        "{% if m.role == 'assistant' %}<think>"
+        "{{ parts[0].replace('<think>', '') if parts | length > 1 }}</think>{% endif %}"
+        "{{ parts[-1] }};{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>easy</think>4"}]
+    assert segments(talk, template)[1] == ("<think>easy</think>4;", True)
+
+
+def test_a_template_that_leaves_an_answer_out_is_refused() -> None:
+    for_pictures = (
+        "{% for m in messages %}"
+        "{% for part in m.content if part.type %}{{ part.text }}{% endfor %};"
+        "{% endfor %}"
+    )
+    with pytest.raises(SampleError, match="leaves out the words of message 2"):
+        segments(TALK, for_pictures)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{{ bos_token }}",
+        "{% if tools %}T{% endif %}",
+        "{{ messages[0].tool_calls }}",
+        "{% if messages[0].name is defined %}N{% endif %}",
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = 1 %}{% break %}{% endfor %}",
+    ],
+)
+def test_what_tokenizers_give_their_templates_is_there(head: str) -> None:
+    body = "{% for m in messages %}[{{ m.role }}]{{ m.content }};{% endfor %}"
+    assert "".join(text for text, _ in segments(TALK, head + body)).startswith("[system]Be brief.;[user]")
+
+
+def test_a_template_is_told_a_fixed_date_and_json_keeps_its_letters() -> None:
+    template = (
+        "{{ strftime_now('%d %b %Y') }} {{ {'é': '<'} | tojson }} "
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    assert segments(TALK[1:3], template)[0] == ('26 Jul 2024 {"é": "<"} Who won?', False)
+    chat = ChatTemplate(template)
+    chat.parts(TALK[1:3], "row 0")
+    assert chat.date == "2024-07-26"
+    assert ChatTemplate("chatml").date is None
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (
+            "{% for a in range(999) %}{% for b in range(999) %}{% endfor %}{% endfor %}",
+            "passes through its loops",
+        ),
+        ("{{ 'x' * 99999999 }}", "a text of more than"),
+        ("{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}", "a text of more than"),
+        ("{{ 9 ** 9999999 }}", "the power 9999999"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
+    ],
+)
+def test_a_template_that_never_ends_or_fills_the_memory_is_that_rows_error(template: str, words: str) -> None:
+    with pytest.raises(SampleError, match=f"row 0 .*can't be filled in: .*{words}"):
+        segments(TALK, template)
 
 
 def test_a_template_can_not_reach_out_of_its_sandbox() -> None:
