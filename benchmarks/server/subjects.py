@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -24,9 +23,9 @@ import psutil
 import uvloop
 
 from airflow_provider_gradient.client.calls import Call
-from airflow_provider_gradient.client.connections import Connections
+from airflow_provider_gradient.client.connections import AsyncConnections
 from airflow_provider_gradient.client.endpoint import Endpoint
-from airflow_provider_gradient.client.policy import TimeLeft
+from airflow_provider_gradient.client.policy import ResponseLimits, TimeLeft
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT_IN = ROOT / "airflow_provider_gradient" / "server" / "tiny_model"
@@ -190,12 +189,13 @@ async def _load(server: Served, clients: int, requests: int) -> tuple[float, lis
         workspace_id=server.headers.get("x-gradient-workspace-id", "none"),
         access_token=server.headers.get("Authorization", "Bearer none").removeprefix("Bearer "),
     )
-    connections = Connections(endpoint, tls=ssl.create_default_context)
+    connections = AsyncConnections(endpoint, ResponseLimits())
 
     async def client() -> None:
         for number in numbers:
             path, body = server.request(number)
-            call = Call(method="POST", path=path, body=json.dumps(body).encode(), parse=json.loads)
+            text = json.dumps(body).encode()
+            call = Call(method="POST", path=path, body=text, parse=json.loads, frequent=True)
             began = time.perf_counter()
             answer = await connections.send(call, timeouts=TimeLeft(connect=600, read=600, total=600))
             took.append(time.perf_counter() - began)

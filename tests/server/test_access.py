@@ -64,7 +64,7 @@ def test_health_needs_no_token_and_tells_no_secret(random_server: Any) -> None:
     assert answer.status_code == 200
     assert answer.json()["status"] == "ok"
     assert answer.json()["version"]
-    assert answer.json()["models"] == ["tiny", "llama", "gpt2", "llama2-7b-chat"]
+    assert answer.json()["models"] == ["tiny", "llama", "gpt2", "fixed", "llama2-7b-chat"]
     assert random_server.access_token not in answer.text
     assert random_server.workspace_id not in answer.text
 
