@@ -115,7 +115,7 @@ def open_earlier(given: CompletionManifest | Mapping[str, Any] | PathLike) -> Ea
             manifest = CompletionManifest.from_dict(json.loads(file.read()))
     except OSError as error:
         raise path_error(path, "read", error) from error
-    except (JournalError, ValueError, AttributeError) as error:
+    except (JournalError, ValueError, RecursionError) as error:
         raise JournalError(f"only_failed_of: {path}: {error}") from None
     name = manifest.output_path.rpartition("/")[2]
     return EarlierRun(manifest=manifest, output=path.with_name(name))

@@ -82,11 +82,17 @@ def finished_manifest(kind: type[ManifestT], output: StoredPath, header: Journal
         return None
     except OSError as error:
         raise path_error(path, "read", error) from error
-    except (JournalError, ValueError, AttributeError) as error:
+    except (JournalError, ValueError, RecursionError) as error:
         raise JournalError(f"{path}: {error}. Delete it, or choose another output path") from None
     refuse_sibling(output, header.identity, owner=manifest.identity, has="the output")
-    same = (manifest.identity, manifest.fingerprint) == (header.identity, header.fingerprint)
-    if not same or not manifest.is_complete:
+    if manifest.identity != header.identity or not manifest.is_complete:
+        return None
+    if manifest.fingerprint != header.fingerprint:
+        log.warning(
+            "%s stands finished, for another dataset, template, model or parameters: it is replaced, and all "
+            "rows are sent and paid for again",
+            output,
+        )
         return None
     if changed := changed_since(manifest, output):
         log.warning(

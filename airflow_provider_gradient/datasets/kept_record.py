@@ -35,6 +35,8 @@ class KeptRecord(BaseModel):
 
         :raises Exception: that of :attr:`error`; names what is missing or wrong.
         """
+        if not isinstance(fields, Mapping):
+            raise cls.error(f"no {cls.kind}, which is a JSON object")
         version, known = fields.get("schema_version"), cls.model_fields["schema_version"].default
         if version != known:
             raise cls.error(f"a {cls.kind} of schema version {version!r}; this package reads {known}")

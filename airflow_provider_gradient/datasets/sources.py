@@ -91,11 +91,13 @@ def check_output(path: StoredPath, *formats: Format) -> None:
     """Refuse to write to a name by which the file would be read as something that it is not.
 
     :param formats: that can be written.
-    :raises DatasetError: names the endings to choose from.
+    :raises DatasetError: names the endings to choose from; or a folder is there.
     """
     if compression_of(path.name) or format_of(path.name) not in formats:
         endings = " or ".join(kind.suffixes[0] for kind in formats)
         raise DatasetError(f"can't write {path}: let its name end in {endings}")
+    if (local := local_path(path)) is not None and local.is_dir():
+        raise DatasetError(f"can't write {path}: a folder is there; choose another name")
 
 
 class StoredRows:

@@ -205,7 +205,7 @@ class AliasRegistry:
                 return Promotion.from_dict(json.loads(file.read()))
         except OSError as error:
             raise path_error(path, "read", error) from error
-        except (RegistryError, ValueError, AttributeError) as error:
+        except (RegistryError, ValueError, RecursionError) as error:
             raise RegistryError(f"{path}: {error}. Restore it; the alias can't be trusted without") from None
 
 

@@ -228,12 +228,13 @@ class ChatTemplate:
     ) -> int:
         """Where what is learnt of a message begins: at ``first``, or after what the template put there.
 
-        The template is rendered with another content, which tells its own text from the message's.
+        The template is rendered with another content and nothing else in the message, which tells its own
+        text from the message's. What it makes of other keys, such as reasoning or a tool call, is learnt.
         """
-        if messages[number]["content"] is None:  # it calls a tool instead
+        if not messages[number]["content"]:  # it calls a tool instead
             return first
         other = [*messages]
-        other[number] = {**messages[number], "content": _PLACEHOLDER}
+        other[number] = {"role": messages[number]["role"], "content": _PLACEHOLDER}
         before, found, after = self._render(other, where).partition(_PLACEHOLDER)
         if not found:
             raise SampleError(
@@ -278,7 +279,7 @@ def _as_messages(value: object, *, column: str, where: str) -> list[dict[str, An
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise SampleError(
                 f"{where}: column {column!r} is no list of messages", reason="invalid"
             ) from None

@@ -7,7 +7,8 @@ the same.
 
 Three things differ, because a template is data that runs inside somebody's task:
 
-- It is bounded: :data:`MOST_PASSES` through its loops and :data:`MOST_CHARACTERS` of text.
+- It is bounded: :data:`MOST_PASSES` through its loops and :data:`MOST_CHARACTERS` of text. That ends a
+  template that runs away by mistake; one that is made to fill the memory, by padding a text say, still can.
 - ``strftime_now`` tells :data:`TEMPLATE_DATE`, always. A retry on another day must make the same samples.
 - ``bos_token`` and its kin are empty: the server adds the opening token itself.
 """

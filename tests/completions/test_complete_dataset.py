@@ -29,7 +29,7 @@ from airflow_provider_gradient.completions import (
     complete_dataset,
 )
 from airflow_provider_gradient.completions.job import CompletionJob, DatasetCheck, Prompts
-from airflow_provider_gradient.datasets import DatasetError, write_rows
+from airflow_provider_gradient.datasets import DatasetError, JournalError, write_rows
 
 
 async def test_every_row_is_completed_by_the_real_server_in_the_inputs_order(
@@ -317,6 +317,39 @@ async def test_a_dataset_that_changes_while_it_is_completed_is_an_error_and_no_o
     assert (await complete(tmp_path / "in.jsonl")).resumed_rows == 2
     assert server.queries == {"another": 1}
     assert [line["output"] for line in read(tmp_path / "out.jsonl")][-1] == "echo another"
+
+
+async def test_a_finished_output_that_is_replaced_for_another_dataset_is_told_in_the_log(
+    complete: Complete, server: EchoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await complete(questions(2))
+    await complete(questions(2))
+    assert "stands finished, for another" not in caplog.text
+    await complete(questions(3))
+    assert "stands finished, for another dataset, template, model or parameters" in caplog.text
+    assert server.queries == {"question 0": 2, "question 1": 2, "question 2": 1}
+
+
+async def test_a_folder_where_the_output_should_be_is_refused_before_anything_is_sent(
+    complete: Complete, server: EchoServer, tmp_path: Path
+) -> None:
+    (tmp_path / "out.jsonl").mkdir()
+    with pytest.raises(DatasetError, match=r"out\.jsonl: a folder is there"):
+        await complete(questions(2))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "null"])
+async def test_a_manifest_that_is_no_object_is_refused_in_words(
+    complete: Complete, server: EchoServer, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "out.jsonl.manifest.json").write_text(content)
+    with pytest.raises(
+        JournalError, match=r"out\.jsonl\.manifest\.json: .*Delete it, or choose another"
+    ) as raised:
+        await complete(questions(2))
+    assert "attribute" not in str(raised.value)
+    assert server.requests == []
 
 
 async def test_neither_files_nor_errors_hold_the_token(

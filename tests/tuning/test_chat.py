@@ -133,6 +133,7 @@ BAD = {
     ),
     "all left out": ([TALK[1], TALK[2] | {"weight": 0}], "nothing is trainable"),
     "no list": ("hello", "is no list of messages"),
+    "nested too deeply": ("[" * 100_000, "is no list of messages"),
     "no messages": ([], "has no message in it"),
     "no object": (["hello"], "message 0 of column 'talk' is no object"),
     "no role": ([{"content": "a"}], "message 0 of column 'talk' has no text in 'role'"),
@@ -206,6 +207,30 @@ def test_reasoning_in_an_answer_is_learnt_with_it() -> None:
     )
     talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>easy</think>4"}]
     assert segments(talk, template)[1] == ("<think>easy</think>4;", True)
+
+
+@pytest.mark.parametrize("generation", ["", "{% generation %}"], ids=["appending", "marked"])
+@pytest.mark.parametrize(
+    ("answer", "learnt"),
+    [
+        ({"content": "4", "reasoning_content": "easy"}, "<think>easy</think>4;"),
+        ({"content": "4"}, "4;"),
+        ({"content": "", "tool_calls": [{"name": "add"}]}, "<think></think>add;"),
+        ({"content": None, "tool_calls": [{"name": "add"}]}, "<think></think>add;"),
+    ],
+)
+def test_what_a_template_makes_of_an_answers_other_keys_is_learnt(
+    generation: str, answer: dict[str, Any], learnt: str
+) -> None:
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
+        f"{generation}<think>{{{{ m.reasoning_content }}}}</think>"
+        "{% for call in m.tool_calls %}{{ call.name }}{% endfor %}{{ m.content or '' }};"
+        f"{generation.replace('gen', 'endgen')}{{% else %}}{{{{ m.content }}}};{{% endif %}}{{% endfor %}}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", **answer}]
+    assert segments(talk, template)[-1] == (learnt, True)
 
 
 def test_a_template_that_leaves_an_answer_out_is_refused() -> None:
