@@ -349,7 +349,7 @@ async def test_a_manifest_that_is_no_object_is_refused_in_words(
     ) as raised:
         await complete(questions(2))
     assert "attribute" not in str(raised.value)
-    assert server.requests == []
+    assert server.queries == {}
 
 
 async def test_neither_files_nor_errors_hold_the_token(
