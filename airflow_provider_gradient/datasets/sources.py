@@ -96,8 +96,10 @@ def check_output(path: StoredPath, *formats: Format) -> None:
     if compression_of(path.name) or format_of(path.name) not in formats:
         endings = " or ".join(kind.suffixes[0] for kind in formats)
         raise DatasetError(f"can't write {path}: let its name end in {endings}")
-    if (local := local_path(path)) is not None and local.is_dir():
-        raise DatasetError(f"can't write {path}: a folder is there; choose another name")
+    local = local_path(path)
+    with contextlib.suppress(PermissionError):  # writing tells of that
+        if local is not None and local.is_dir():
+            raise DatasetError(f"can't write {path}: a folder is there; choose another name")
 
 
 class StoredRows:
